@@ -1,0 +1,12 @@
+#include "../generic.cuh"
+
+namespace dwconv::generic {
+
+template Launcher launch<Pass::forward, DType::float16, Layout::nchw>;
+template Launcher launch<Pass::forward, DType::float16, Layout::nhwc>;
+template Launcher launch<Pass::backward_input, DType::float16, Layout::nchw>;
+template Launcher launch<Pass::backward_input, DType::float16, Layout::nhwc>;
+template Launcher launch<Pass::backward_weight, DType::float16, Layout::nchw>;
+template Launcher launch<Pass::backward_weight, DType::float16, Layout::nhwc>;
+
+}  // namespace dwconv::generic

@@ -1,0 +1,47 @@
+#include "launch.h"
+
+#include "check.cuh"
+#include "generic.h"
+
+#define DWCONV_TEXT(x) #x
+#define DWCONV_TEXT_OF(x) DWCONV_TEXT(x)
+
+namespace dwconv {
+namespace {
+
+// In the order of the table, so that a kernel's row is its index.
+constexpr Launcher* kLaunchers[] = {
+#define DWCONV_KERNEL(family, pass, dtype, layout) \
+  &family::launch<Pass::pass, DType::dtype, Layout::layout>,
+#include "../kernels.inc"
+};
+
+int attribute(cudaDeviceAttr which, int device) {
+  int value = 0;
+  check(cudaDeviceGetAttribute(&value, which, device), "device attributes");
+  return value;
+}
+
+}  // namespace
+
+Arch device_arch(int device) {
+  return {attribute(cudaDevAttrComputeCapabilityMajor, device) * 10 +
+              attribute(cudaDevAttrComputeCapabilityMinor, device),
+          attribute(cudaDevAttrMultiProcessorCount, device)};
+}
+
+void launch(const Problem& problem, const Plan& plan, const Tensors& tensors, int device,
+            void* stream) {
+  // torch's CUDA runtime and ours each remember a current device: make ours follow the tensors.
+  int current = -1;
+  check(cudaGetDevice(&current), "current device");
+  if (current != device) check(cudaSetDevice(device), "set device");
+  kLaunchers[plan.kernel->row](problem, plan, tensors, static_cast<cudaStream_t>(stream));
+}
+
+const char* nvcc_version() {
+  return DWCONV_TEXT_OF(__CUDACC_VER_MAJOR__) "." DWCONV_TEXT_OF(
+      __CUDACC_VER_MINOR__) "." DWCONV_TEXT_OF(__CUDACC_VER_BUILD__);
+}
+
+}  // namespace dwconv

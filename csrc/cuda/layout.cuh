@@ -1,0 +1,64 @@
+// Index structs of the two memory layouts: one kernel body serves both. All strides are in
+// elements.
+#pragma once
+
+#include "../problem.h"
+#include "divide.cuh"
+
+namespace dwconv {
+
+struct Position {
+  std::int64_t n, c, h, w;
+};
+
+// A dense tensor of N x c x h x w elements.
+template <Layout layout>
+class Index {
+ public:
+  Index(std::int64_t c, std::int64_t h, std::int64_t w) : c_(c), h_(h), w_(w) {}
+
+  // Where the element of a linear index lies; neighbours in memory are neighbours in the index.
+  __device__ Position split(std::int64_t linear) const {
+    Position at;
+    if constexpr (layout == Layout::nchw) {
+      at.w = remainder(linear, w_);
+      at.h = remainder(linear, h_);
+      at.c = remainder(linear, c_);
+    } else {
+      at.c = remainder(linear, c_);
+      at.w = remainder(linear, w_);
+      at.h = remainder(linear, h_);
+    }
+    at.n = linear;
+    return at;
+  }
+
+  __device__ std::int64_t offset(const Position& at) const {
+    if constexpr (layout == Layout::nchw) {
+      return ((at.n * c_.value() + at.c) * h_.value() + at.h) * w_.value() + at.w;
+    } else {
+      return ((at.n * h_.value() + at.h) * w_.value() + at.w) * c_.value() + at.c;
+    }
+  }
+
+  __device__ std::int64_t channel_stride() const {
+    return layout == Layout::nchw ? h_.value() * w_.value() : 1;
+  }
+  __device__ std::int64_t row_stride() const {
+    return layout == Layout::nchw ? w_.value() : w_.value() * c_.value();
+  }
+  __device__ std::int64_t column_stride() const { return layout == Layout::nchw ? 1 : c_.value(); }
+
+ private:
+  // Leaves the quotient in linear.
+  __device__ static std::int64_t remainder(std::int64_t& linear, const Divisor& by) {
+    const std::int64_t quotient = by.quotient(linear);
+    const std::int64_t rest = linear - quotient * by.value();
+    linear = quotient;
+    return rest;
+  }
+
+  Divisor c_, h_, w_;
+};
+
+}  // namespace dwconv

@@ -1,0 +1,81 @@
+#include "generic.h"
+
+#include <algorithm>
+
+#include "family.h"
+
+namespace dwconv {
+namespace {
+
+using namespace generic;
+
+constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+// Rates of one multiprocessor, for the estimate: multiply-adds of a thread's tap loop, and bytes of
+// its share of the memory bandwidth, each per microsecond.
+constexpr double kTapsPerUs = 12000;
+constexpr double kBytesPerUs = 20000;
+constexpr double kLaunchUs = 3;
+
+double estimate_us(const Problem& problem, const Arch& arch) {
+  const double macs = static_cast<double>(problem.output_numel()) * problem.taps();
+  const double bytes =
+      static_cast<double>(problem.input_numel() + problem.output_numel()) * size_of(problem.dtype);
+  return kLaunchUs + std::max(macs / kTapsPerUs, bytes / kBytesPerUs) / arch.multiprocessors;
+}
+
+Plan gather(const Problem& problem) {
+  const std::int64_t results =
+      problem.pass == Pass::forward ? problem.output_numel() : problem.input_numel();
+  Plan plan;
+  plan.threads = kGatherThreads;
+  plan.blocks = ceil_div(results, kGatherThreads);
+  return plan;
+}
+
+// A slice is a run of output rows, counted through the batch. Slices are small enough that what a
+// block rereads once per tap stays in its L1, and many enough to fill the device, but their partial
+// sums must not outgrow the data.
+Plan weight_gradient(const Problem& problem, const Arch& arch) {
+  constexpr std::int64_t kSliceBytesPerWarp = 2 << 10;  // x and gy: 128 KiB of L1 over 64 warps
+  constexpr std::int64_t kWorkspaceBytes = 64 << 20;    // at most, unless one slice needs more
+  constexpr std::int64_t kBlocksPerMultiprocessor = 16;
+
+  const std::int64_t groups = ceil_div(problem.filters(), lanes_of(problem).filters);
+  const std::int64_t rows = problem.batch * problem.h.output();
+  const std::int64_t group_bytes =
+      (problem.input_numel() + problem.output_numel()) * size_of(problem.dtype) / groups;
+  const std::int64_t partial_bytes = problem.weight_numel() * accumulator_size(problem.dtype);
+
+  const std::int64_t rounds = ceil_div(problem.taps(), kMaxTapWarps);
+  const std::int64_t warps = ceil_div(problem.taps(), rounds);
+
+  const std::int64_t to_fit = ceil_div(group_bytes, kSliceBytesPerWarp * warps);
+  const std::int64_t to_fill = ceil_div(kBlocksPerMultiprocessor * arch.multiprocessors, groups);
+  const std::int64_t affordable = std::max<std::int64_t>(1, kWorkspaceBytes / partial_bytes);
+
+  Plan plan;
+  plan.threads = static_cast<int>(warps) * kWarp;
+  plan.slices = std::min({std::max(to_fit, to_fill), affordable, rows});
+  plan.blocks = groups * plan.slices;
+  plan.workspace_bytes = plan.slices * partial_bytes;
+  return plan;
+}
+
+std::optional<std::string> refuse(const Kernel&, const Problem&, const Arch&) {
+  return std::nullopt;  // always valid: this is the fallback
+}
+
+Plan configure(const Kernel& kernel, const Problem& problem, const Arch& arch) {
+  Plan plan =
+      problem.pass == Pass::backward_weight ? weight_gradient(problem, arch) : gather(problem);
+  plan.kernel = &kernel;
+  plan.estimate_us = estimate_us(problem, arch);
+  return plan;
+}
+
+}  // namespace
+
+const FamilyPlanner kGenericPlanner{refuse, configure};
+
+}  // namespace dwconv

@@ -1,0 +1,85 @@
+// The plan: which kernel computes a problem on a device, and with what launch. Plain and printable.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "problem.h"
+
+namespace dwconv {
+
+// One row of kernels.inc: a compiled kernel and the class of problems it was compiled for.
+enum class Family : std::uint8_t { generic };
+
+struct Kernel {
+  int row;  // index into the table
+  Family family;
+  Pass pass;
+  DType dtype;
+  Layout layout;
+  const char* name;  // family_pass_dtype_layout
+};
+
+// What the planner knows of a device.
+struct Arch {
+  int compute_capability = 80;  // major * 10 + minor
+  int multiprocessors = 108;
+
+  constexpr bool operator==(const Arch&) const = default;
+};
+
+// What the user asks of the planner.
+struct Policy {
+  int forced_row = -1;  // take this row of the table or fail; -1: choose
+
+  constexpr bool operator==(const Policy&) const = default;
+};
+
+struct Plan {
+  const Kernel* kernel = nullptr;
+  std::int64_t blocks = 0;
+  int threads = 0;
+  std::int64_t slices = 1;           // partial sums per weight (backward_weight)
+  std::int64_t workspace_bytes = 0;  // for those partial sums
+  double estimate_us = 0;            // what the family expects to take, in microseconds
+};
+
+// Why a kernel cannot take a problem.
+struct Refusal {
+  const Kernel* kernel;
+  std::string reason;
+};
+
+// The planner's answer with its reasons: every other kernel of the problem's pass, dtype and layout
+// is either a runner-up, slowest last, or refused.
+struct Choice {
+  Plan plan;
+  std::vector<Plan> runners_up;
+  std::vector<Refusal> refusals;
+};
+
+const std::vector<Kernel>& kernels();
+const Kernel* find_kernel(const std::string& name);
+
+// Considers every kernel. Throws std::invalid_argument with a sentence when the problem is
+// malformed or the policy forces a kernel that cannot take it.
+Choice choose(const Problem& problem, const Arch& arch, const Policy& policy);
+
+// choose(...).plan, remembered by problem, arch and policy. Thread-safe.
+Plan plan(const Problem& problem, const Arch& arch, const Policy& policy);
+
+struct CacheStatistics {
+  std::int64_t hits;
+  std::int64_t misses;
+  std::int64_t size;
+};
+CacheStatistics cache_statistics();
+void clear_cache();
+
+// The policy of this process, which the operators use.
+Policy current_policy();
+void set_current_policy(const Policy& policy);
+
+}  // namespace dwconv

@@ -1,0 +1,91 @@
+// The problem: what is to be computed, in plain numbers. No torch, no CUDA.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace dwconv {
+
+// A convolution ties three tensors together: input, weight, output (or their gradients).
+// Each pass computes one of them from the other two.
+enum class Pass : std::uint8_t { forward, backward_input, backward_weight };
+enum class DType : std::uint8_t { float32, float16, bfloat16, float64 };
+enum class Layout : std::uint8_t { nchw, nhwc };
+
+// Names in the order of the enumerators, for printing and for Python.
+inline constexpr std::array<std::string_view, 3> kPassNames{"forward", "backward_input",
+                                                            "backward_weight"};
+inline constexpr std::array<std::string_view, 4> kDTypeNames{"float32", "float16", "bfloat16",
+                                                             "float64"};
+inline constexpr std::array<std::string_view, 2> kLayoutNames{"nchw", "nhwc"};
+
+constexpr std::string_view name_of(Pass pass) { return kPassNames[static_cast<size_t>(pass)]; }
+constexpr std::string_view name_of(DType dtype) { return kDTypeNames[static_cast<size_t>(dtype)]; }
+constexpr std::string_view name_of(Layout layout) {
+  return kLayoutNames[static_cast<size_t>(layout)];
+}
+
+constexpr std::int64_t size_of(DType dtype) {
+  switch (dtype) {
+    case DType::float64:
+      return 8;
+    case DType::float32:
+      return 4;
+    default:
+      return 2;
+  }
+}
+
+// Sums are kept in float32, for float64 in float64.
+constexpr std::int64_t accumulator_size(DType dtype) { return dtype == DType::float64 ? 8 : 4; }
+
+// One spatial axis of the convolution. Sizes are in elements.
+struct Axis {
+  std::int64_t input = 1;
+  std::int64_t kernel = 1;
+  std::int64_t stride = 1;
+  std::int64_t pad_before = 0;
+  std::int64_t pad_after = 0;
+  std::int64_t dilation = 1;
+
+  // Input elements that one output looks at, from the first tap to the last.
+  constexpr std::int64_t extent() const { return dilation * (kernel - 1) + 1; }
+  constexpr std::int64_t padded_input() const { return input + pad_before + pad_after; }
+
+  // The output-size formula. Valid when extent() <= padded_input().
+  constexpr std::int64_t output() const { return (padded_input() - extent()) / stride + 1; }
+
+  constexpr bool operator==(const Axis&) const = default;
+};
+
+struct Problem {
+  Pass pass = Pass::forward;
+  DType dtype = DType::float32;
+  Layout layout = Layout::nchw;
+  bool bias = false;
+  std::int64_t batch = 1;
+  std::int64_t channels = 1;    // of the input
+  std::int64_t multiplier = 1;  // filters per input channel
+  Axis h;
+  Axis w;
+
+  constexpr std::int64_t filters() const { return channels * multiplier; }
+  constexpr std::int64_t taps() const { return h.kernel * w.kernel; }
+  constexpr std::int64_t input_numel() const { return batch * channels * h.input * w.input; }
+  constexpr std::int64_t output_numel() const {
+    return batch * filters() * h.output() * w.output();
+  }
+  constexpr std::int64_t weight_numel() const { return filters() * taps(); }
+
+  constexpr bool operator==(const Problem&) const = default;
+};
+
+// What is wrong with a problem, as a sentence; empty when it is well formed.
+std::string describe_fault(const Problem& problem);
+
+std::string to_string(const Problem& problem);
+
+}  // namespace dwconv

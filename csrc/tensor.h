@@ -1,0 +1,127 @@
+// torch tensors -> Problem: every check that keeps a kernel from reading or writing astray. The
+// Python layer raises the friendly ValueError or TypeError before; these guard direct calls of
+// torch.ops.dwconv.*, and throw std::runtime_error.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/MemoryFormat.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <vector>
+
+#include "problem.h"
+
+namespace dwconv {
+
+using torch::headeronly::MemoryFormat;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using Sizes = std::vector<int64_t>;
+
+inline DType dtype_of(const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float:
+      return DType::float32;
+    case ScalarType::Half:
+      return DType::float16;
+    case ScalarType::BFloat16:
+      return DType::bfloat16;
+    case ScalarType::Double:
+      return DType::float64;
+    default:
+      STD_TORCH_CHECK(false, "dwconv: tensors must be float64, float32, float16 or bfloat16");
+  }
+}
+
+// The memory format that torch sees in the strides of a 4-D tensor: channels_last when the strides
+// ascend in the order C, W, H, N. Mirrored by _ops.py for fake tensors.
+inline Layout layout_of(const Tensor& tensor) {
+  const auto sizes = tensor.sizes();
+  const auto strides = tensor.strides();
+  if (strides[1] == 0) return Layout::nchw;
+  int64_t least = 0;
+  for (const int dim : {1, 3, 2, 0}) {
+    if (sizes[dim] == 0 || strides[dim] < least) return Layout::nchw;
+    // (N, 1, 1, 1) reads the same in both formats: contiguous.
+    if (dim == 0 && least == strides[1]) return Layout::nchw;
+    least = strides[dim] * std::max<int64_t>(sizes[dim], 1);
+  }
+  return Layout::nhwc;
+}
+
+inline MemoryFormat memory_format_of(Layout layout) {
+  return layout == Layout::nhwc ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
+}
+
+// The tensor itself where it is dense in the layout, else a copy that is.
+inline Tensor dense(const Tensor& tensor, Layout layout) {
+  return torch::stable::contiguous(tensor, memory_format_of(layout));
+}
+
+inline Tensor empty_like(const Tensor& like, const Sizes& sizes, Layout layout) {
+  return torch::stable::empty(sizes, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
+                              memory_format_of(layout));
+}
+
+inline Sizes sizes_of(const Tensor& tensor) {
+  const auto sizes = tensor.sizes();
+  return {sizes.begin(), sizes.end()};
+}
+
+// What a call says of the convolution beside its tensors.
+struct Geometry {
+  Sizes stride;    // h, w
+  Sizes padding;   // top, bottom, left, right
+  Sizes dilation;  // h, w
+};
+
+inline Problem make_problem(Pass pass, const Tensor& like, Layout layout, const Sizes& input,
+                            const Sizes& weight, const Geometry& geometry) {
+  STD_TORCH_CHECK(input.size() == 4, "dwconv: the input must have 4 dimensions, has ",
+                  input.size());
+  STD_TORCH_CHECK(weight.size() == 4 && weight[1] == 1,
+                  "dwconv: the weight must have the shape (M*C, 1, kh, kw)");
+  STD_TORCH_CHECK(input[1] > 0 && weight[0] > 0 && weight[0] % input[1] == 0,
+                  "dwconv: the weight's ", weight[0],
+                  " filters must be a positive multiple of the input's ", input[1], " channels");
+  STD_TORCH_CHECK(geometry.stride.size() == 2, "dwconv: stride must have 2 numbers");
+  STD_TORCH_CHECK(geometry.padding.size() == 4, "dwconv: padding must have 4 numbers");
+  STD_TORCH_CHECK(geometry.dilation.size() == 2, "dwconv: dilation must have 2 numbers");
+  const auto axis = [&](int i) {
+    return Axis{.input = input[2 + i],
+                .kernel = weight[2 + i],
+                .stride = geometry.stride[i],
+                .pad_before = geometry.padding[2 * i],
+                .pad_after = geometry.padding[2 * i + 1],
+                .dilation = geometry.dilation[i]};
+  };
+  Problem problem{.pass = pass,
+                  .dtype = dtype_of(like),
+                  .layout = layout,
+                  .bias = false,
+                  .batch = input[0],
+                  .channels = input[1],
+                  .multiplier = weight[0] / input[1],
+                  .h = axis(0),
+                  .w = axis(1)};
+  const std::string fault = describe_fault(problem);
+  STD_TORCH_CHECK(fault.empty(), "dwconv: ", fault);
+  return problem;
+}
+
+inline Sizes output_sizes(const Problem& problem) {
+  return {problem.batch, problem.filters(), problem.h.output(), problem.w.output()};
+}
+
+// `tensor` must have the sizes, and the dtype and device of `like`.
+inline void check_matches(const Tensor& tensor, const char* name, const Sizes& sizes,
+                          const Tensor& like) {
+  STD_TORCH_CHECK(sizes_of(tensor) == sizes, "dwconv: ", name, " has the wrong shape");
+  STD_TORCH_CHECK(tensor.scalar_type() == like.scalar_type(), "dwconv: ", name,
+                  " has another dtype than the first tensor");
+  STD_TORCH_CHECK(tensor.is_cuda() && tensor.get_device_index() == like.get_device_index(),
+                  "dwconv: ", name, " is on another device than the first tensor");
+}
+
+}  // namespace dwconv

@@ -1,0 +1,145 @@
+"""Builds dwconv._C: CUDA kernels, planner and operators in one extension.
+
+One wheel for every torch >= 2.10, with or without a GPU: only the LibTorch stable ABI is used, the
+CUDA runtime is linked statically, and nothing depends on torch's CUDA libraries.
+"""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import setup
+
+TORCH_TARGET = "2.10"
+TORCH_TARGET_VERSION = "0x020a000000000000"
+DEFAULT_ARCHITECTURES = "8.0+PTX 9.0"
+# What one compiler may need. The largest so far is bind.cpp with 0.43 GiB (g++ 12); templates grow.
+GIB_PER_JOB = 1.5
+
+NO_NVCC = (
+    "dwconv needs nvcc (CUDA 13) to build its kernels and found none in CUDA_HOME, CUDA_PATH, "
+    "PATH, /usr/local/cuda or site-packages: install the CUDA toolkit, or run "
+    "`pip install 'cuda-toolkit[nvcc,cccl]==13.0.*'`, or leave build isolation on, which does."
+)
+
+
+def cuda_library_dir(cuda: Path) -> Path | None:
+    """Where a toolkit keeps its static runtime: lib64, or lib in the one from PyPI."""
+    found = (
+        cuda / name for name in ("lib64", "lib") if (cuda / name / "libcudart_static.a").is_file()
+    )
+    return next(found, None)
+
+
+def find_cuda() -> Path:
+    """The CUDA toolkit to build with: the system's, else the one from PyPI."""
+    candidates = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")]
+    nvcc = shutil.which("nvcc")
+    if nvcc:
+        candidates.append(str(Path(nvcc).resolve().parent.parent))
+    candidates.append("/usr/local/cuda")
+    nvidia = importlib.util.find_spec("nvidia")
+    for location in (nvidia.submodule_search_locations or []) if nvidia else []:
+        candidates.append(os.path.join(location, "cu13"))
+    for candidate in candidates:
+        if not candidate or not (Path(candidate) / "bin" / "nvcc").is_file():
+            continue
+        if cuda_library_dir(Path(candidate)):
+            return Path(candidate)
+    sys.exit(NO_NVCC)
+
+
+def visible_architectures() -> str:
+    """The compute capabilities of this machine's GPUs, or an empty string."""
+    try:
+        query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+        listed = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return " ".join(sorted(set(listed.stdout.split())))
+
+
+def choose_architectures() -> str:
+    architectures = os.environ.get("TORCH_CUDA_ARCH_LIST")
+    if not architectures:
+        architectures = visible_architectures() or DEFAULT_ARCHITECTURES
+        print(f"dwconv: building for {architectures} (TORCH_CUDA_ARCH_LIST is not set)", flush=True)
+    os.environ["TORCH_CUDA_ARCH_LIST"] = architectures
+    return architectures
+
+
+def limit_jobs() -> None:
+    """Bounds parallel compilers by cores and memory, unless MAX_JOBS says otherwise."""
+    jobs = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        gib = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+        jobs = min(jobs, int(gib / GIB_PER_JOB))
+    except (AttributeError, OSError, ValueError):
+        pass  # no such figure on this system: cores alone bound
+    os.environ.setdefault("MAX_JOBS", str(max(1, jobs)))
+
+
+def build_arguments() -> dict[str, object]:
+    cuda = find_cuda()
+    os.environ["CUDA_HOME"] = str(cuda)
+
+    import pybind11
+    import torch
+    from torch.utils import cpp_extension
+
+    cpp_extension.CUDA_HOME = str(cuda)  # None under a CPU-only torch
+    limit_jobs()
+    root = Path(__file__).parent
+    sources = sorted(
+        str(path.relative_to(root))
+        for pattern in ("*.cpp", "*.cu")
+        for path in root.glob(f"csrc/**/{pattern}")
+    )
+    define = [
+        f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}",
+        f'-DDWCONV_TORCH_TARGET="{TORCH_TARGET}"',
+        f'-DDWCONV_TORCH_HEADERS="{torch.__version__}"',
+        f'-DDWCONV_ARCHITECTURES="{choose_architectures()}"',
+    ]
+    libraries = [
+        f"-l{name}" for name in ("torch", "torch_cpu", "cudart_static", "rt", "pthread", "dl")
+    ]
+    extension = cpp_extension.CUDAExtension(
+        "dwconv._C",
+        sources,
+        include_dirs=[pybind11.get_include()],
+        extra_compile_args={
+            "cxx": ["-std=c++20", "-O2", "-g0", "-fvisibility=hidden", *define],
+            "nvcc": [
+                "-std=c++20",
+                "-O3",
+                "-Xfatbin=-compress-all",
+                "-Xcompiler=-fvisibility=hidden",
+                *define,
+            ],
+        },
+        # torch loads its libraries RTLD_LOCAL, so weak symbols resolve only through our own
+        # dependencies: torch must stay one even where no strong symbol asks for it.
+        extra_link_args=[
+            "-Wl,--no-as-needed",
+            "-Wl,--exclude-libs,ALL",
+            "-Wl,--strip-all",
+            *libraries,
+        ],
+    )
+    # Not the CUDA libraries of torch that CUDAExtension adds.
+    extension.libraries = []
+    extension.library_dirs.append(str(cuda_library_dir(cuda)))
+    return {"ext_modules": [extension], "cmdclass": {"build_ext": cpp_extension.BuildExtension}}
+
+
+def compiles() -> bool:
+    """Whether this command compiles; an sdist, for one, needs neither nvcc nor torch."""
+    commands = {"build", "build_ext", "bdist_wheel", "editable_wheel", "develop", "install"}
+    return not commands.isdisjoint(sys.argv)
+
+
+setup(**(build_arguments() if compiles() else {}))
