@@ -1,0 +1,40 @@
+"""Build facts and the planner. Importing it registers ``torch.ops.dwconv.*``."""
+
+from collections.abc import Sequence
+from typing import Any
+
+def build_info() -> dict[str, str]:
+    """nvcc, architectures, torch_headers, torch_target: what this library was built with."""
+
+def kernels() -> list[dict[str, str]]:
+    """The table of kernels: name, pass, dtype and layout of each row."""
+
+def plan(
+    *,
+    pass_: str,
+    dtype: str,
+    layout: str,
+    input_size: Sequence[int],
+    out_channels: int,
+    kernel_size: Sequence[int],
+    stride: Sequence[int] = (1, 1),
+    padding: Sequence[int] = (0, 0, 0, 0),
+    dilation: Sequence[int] = (1, 1),
+    bias: bool = False,
+    compute_capability: int = 90,
+    multiprocessors: int = 132,
+    kernel: str | None = None,
+) -> dict[str, Any]:
+    """The planner's choice for a problem on a stated device, with runners-up and refusals.
+
+    Raises ValueError for a malformed problem, or when ``kernel`` is forced and cannot take it.
+    """
+
+def force_kernel(kernel: str | None) -> None:
+    """Makes the operators run this row of the table, or choose again (None). For tests."""
+
+def plan_cache() -> dict[str, int]:
+    """hits, misses and size of the cache of plans."""
+
+def clear_plan_cache() -> None:
+    """Forgets all plans."""
