@@ -212,9 +212,8 @@ def _check_fits(geometry: Geometry) -> None:
 def _autocast(input: Tensor, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     """The tensors as autocast hands them to conv2d: floating point but float64 in its dtype."""
     device_type = input.device.type
-    # Some devices, such as meta, know no autocast.
-    available = torch.amp.is_autocast_available(device_type)
-    if not available or not torch.is_autocast_enabled(device_type):
+    # The meta device knows no autocast; to ask torch which devices do breaks a compiled graph.
+    if device_type == "meta" or not torch.is_autocast_enabled(device_type):
         return input, *tensors
     dtype = torch.get_autocast_dtype(device_type)
     return tuple(

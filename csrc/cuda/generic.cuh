@@ -111,34 +111,28 @@ struct WeightGradient {
   Lanes lanes;
 };
 
-// The sum of `count` products of two strided runs of elements.
-template <typename S>
+// The sum of `count` products of two strided runs of elements. The loads of a batch are issued
+// before the first is used; what is left of the run goes in batches half as long. Left to itself
+// the compiler waits for each pair in turn: see LADDER.md.
+template <typename S, int batch>
 __device__ typename S::Sum dot(const typename S::Type* a, std::int64_t a_step,
                                const typename S::Type* b, std::int64_t b_step, std::int64_t count) {
-  // The loads of a batch are issued before its first use. Left to itself the compiler waits for
-  // each pair in turn: the weight gradient of N64 C128 256x512 k3 in channels_last took 29.9 ms in
-  // float16 and 16.7 ms in float32 on an H100, against 9.1 and 8.2 so.
-  constexpr int kBatch = 4;
   typename S::Sum sum = 0;
-  for (; count >= kBatch; count -= kBatch) {
-    typename S::Type batch_a[kBatch], batch_b[kBatch];
+#pragma unroll 1
+  for (; count >= batch; count -= batch) {
+    typename S::Type batch_a[batch], batch_b[batch];
 #pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
+    for (int i = 0; i < batch; ++i) {
       batch_a[i] = *a;
       batch_b[i] = *b;
       a += a_step;
       b += b_step;
     }
 #pragma unroll
-    for (int i = 0; i < kBatch; ++i)
+    for (int i = 0; i < batch; ++i)
       sum += S::widen(batch_a[i]) * S::widen(batch_b[i]);
   }
-#pragma unroll 1
-  for (; count > 0; --count) {
-    sum += S::widen(*a) * S::widen(*b);
-    a += a_step;
-    b += b_step;
-  }
+  if constexpr (batch > 1) sum += dot<S, batch / 2>(a, a_step, b, b_step, count);
   return sum;
 }
 
@@ -187,13 +181,13 @@ __global__ void __launch_bounds__(kMaxTapWarps* kWarp)
       // its share of a row; in nhwc along the row, where pixels are neighbours.
       if constexpr (layout == Layout::nchw) {
         for (std::int64_t step = 0; step < steps; ++step) {
-          sum += dot<S>(g, g_row_step, x, x_row_step, last - first);
+          sum += dot<S, 4>(g, g_row_step, x, x_row_step, last - first);
           g += g_column_step;
           x += x_column_step;
         }
       } else {
         for (std::int64_t row = first; row < last; ++row) {
-          sum += dot<S>(g, g_column_step, x, x_column_step, steps);
+          sum += dot<S, 8>(g, g_column_step, x, x_column_step, steps);
           g += g_row_step;
           x += x_row_step;
         }

@@ -11,17 +11,30 @@ using namespace generic;
 
 constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
-// Rates of one multiprocessor, for the estimate: multiply-adds of a thread's tap loop, and bytes of
-// its share of the memory bandwidth, each per microsecond.
-constexpr double kTapsPerUs = 12000;
-constexpr double kBytesPerUs = 20000;
-constexpr double kLaunchUs = 3;
+// What one multiprocessor gets through in a microsecond: results with their index arithmetic, and
+// multiply-adds. Fitted to all cases of benchmarks/h100.json, whose times they give within a factor
+// of 2.5; nhwc is slow with large filters because its lanes read weights that lie far apart.
+struct Rates {
+  double results;
+  double multiply_adds;
+};
+constexpr Rates kGatherNchw{455, 43500};
+constexpr Rates kGatherNhwc{624, 12800};
+constexpr Rates kWeightNchw{458, 11200};
+constexpr Rates kWeightNhwc{1011, 16900};
+constexpr double kLaunchUs = 5;
 
 double estimate_us(const Problem& problem, const Arch& arch) {
-  const double macs = static_cast<double>(problem.output_numel()) * problem.taps();
-  const double bytes =
-      static_cast<double>(problem.input_numel() + problem.output_numel()) * size_of(problem.dtype);
-  return kLaunchUs + std::max(macs / kTapsPerUs, bytes / kBytesPerUs) / arch.multiprocessors;
+  const bool nchw = problem.layout == Layout::nchw;
+  const bool weight = problem.pass == Pass::backward_weight;
+  const Rates& gather = nchw ? kGatherNchw : kGatherNhwc;
+  const Rates& rates = !weight ? gather : nchw ? kWeightNchw : kWeightNhwc;
+  const auto outputs = static_cast<double>(problem.output_numel());
+  const auto results =
+      problem.pass == Pass::backward_input ? static_cast<double>(problem.input_numel()) : outputs;
+  const double multiply_adds = outputs * static_cast<double>(problem.taps());
+  return kLaunchUs +
+         (results / rates.results + multiply_adds / rates.multiply_adds) / arch.multiprocessors;
 }
 
 Plan gather(const Problem& problem) {
