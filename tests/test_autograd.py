@@ -1,0 +1,341 @@
+"""Gradients of depthwise_conv2d: right to the second order, and no more work than asked for."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
+
+import dwconv
+
+# Loosely typed, so that it takes *tensors.
+depthwise_conv2d: Callable[..., Tensor] = dwconv.depthwise_conv2d
+
+GEOMETRIES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "padding": {"padding": (1, 2)},
+    "stride": {"stride": (2, 3), "padding": 1},
+    "dilation": {"dilation": (2, 1), "padding": (2, 1)},
+    "stride and dilation": {"stride": 2, "dilation": 2, "padding": 3},
+    "same": {"padding": "same", "dilation": (1, 3)},
+}
+every_geometry = pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES)
+every_layout = pytest.mark.parametrize(
+    "memory_format", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"]
+)
+
+
+def make(
+    device: torch.device,
+    multiplier: int = 2,
+    bias: bool = True,
+    dtype: torch.dtype = torch.float64,
+    memory_format: torch.memory_format = torch.contiguous_format,
+    kernel: tuple[int, int] = (2, 3),
+) -> list[Tensor]:
+    """input, weight and perhaps bias, all of which want gradients."""
+    shapes = [(2, 2, 5, 6), (2 * multiplier, 1, *kernel), (2 * multiplier,)]
+    tensors = [torch.randn(shape, dtype=dtype, device=device) for shape in shapes[: 2 + bias]]
+    tensors[0] = tensors[0].contiguous(memory_format=memory_format)
+    return [tensor.requires_grad_() for tensor in tensors]
+
+
+def conv2d(input: Tensor, weight: Tensor, bias: Tensor | None = None, **geometry: Any) -> Tensor:
+    """What depthwise_conv2d must equal."""
+    return F.conv2d(input, weight, bias, groups=input.shape[1], **geometry)
+
+
+class Calls(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the operators that run, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names: list[str] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> object:
+        if func.namespace == "dwconv":
+            self.names.append(func.name().removeprefix("dwconv::"))
+        return func(*args, **(kwargs or {}))
+
+
+@every_geometry
+@pytest.mark.parametrize("multiplier", [1, 3])
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+def test_gradients_match_differences(
+    geometry: dict[str, Any], multiplier: int, bias: bool, device: torch.device
+) -> None:
+    """First and second derivatives against finite differences, in float64."""
+    tensors = make(device, multiplier, bias)
+
+    def function(*inputs: Tensor) -> Tensor:
+        return depthwise_conv2d(*inputs, **geometry)
+
+    assert gradcheck(function, tensors, nondet_tol=0.0, fast_mode=True)
+    assert gradgradcheck(function, tensors, nondet_tol=0.0, fast_mode=True)
+
+
+def test_gradients_match_differences_one_by_one(device: torch.device) -> None:
+    """The slow mode of gradcheck, which compares every entry of the Jacobian."""
+    tensors = make(device)
+    assert gradcheck(lambda *t: depthwise_conv2d(*t, stride=2, padding=1), tensors)
+    assert gradgradcheck(lambda *t: depthwise_conv2d(*t, stride=2, padding=1), tensors)
+
+
+# PyTorch says so of "same" where the padding is asymmetric.
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+@every_geometry
+@every_layout
+def test_double_backward_equals_conv2d(
+    geometry: dict[str, Any], memory_format: torch.memory_format, device: torch.device
+) -> None:
+    """A gradient penalty, as in WGAN-GP, trains every tensor as with PyTorch's convolution."""
+    tensors = make(device, memory_format=memory_format)
+
+    def penalty_gradients(function: Callable[..., Tensor]) -> list[Tensor | None]:
+        output = function(*tensors, **geometry)
+        first = torch.autograd.grad(output.square().sum(), tensors, create_graph=True)
+        penalty = torch.stack([gradient.square().sum() for gradient in first]).sum()
+        return list(torch.autograd.grad(penalty, tensors))
+
+    ours = penalty_gradients(depthwise_conv2d)
+    theirs = penalty_gradients(conv2d)
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other)
+
+
+def test_third_order(device: torch.device) -> None:
+    """The function is its own backward, to any order."""
+    x, w = make(device, bias=False)
+
+    def third(function: Callable[..., Tensor]) -> Tensor:
+        (first,) = torch.autograd.grad(function(x, w).pow(3).sum(), x, create_graph=True)
+        (second,) = torch.autograd.grad(first.pow(2).sum(), w, create_graph=True)
+        (result,) = torch.autograd.grad(second.pow(2).sum(), x)
+        return result
+
+    torch.testing.assert_close(third(depthwise_conv2d), third(conv2d))
+
+
+BACKWARD_OPERATORS = [("input", "backward_input"), ("weight", "backward_weight"), ("bias", None)]
+
+
+@pytest.mark.parametrize("wanted", range(8), ids=lambda wanted: f"{wanted:03b}")
+def test_only_gradients_asked_for_are_computed(wanted: int, device: torch.device) -> None:
+    """Each subset of input, weight and bias; none at all records no graph."""
+    tensors = [
+        tensor.detach().requires_grad_(bool(wanted & 1 << i))
+        for i, tensor in enumerate(make(device))
+    ]
+    with Calls() as calls:
+        output = depthwise_conv2d(*tensors)
+        assert calls.names == ["forward"]
+        assert output.requires_grad == (wanted != 0)
+        if wanted:
+            torch.autograd.backward(output, torch.ones_like(output))
+    expected = [
+        operator
+        for i, (_, operator) in enumerate(BACKWARD_OPERATORS)
+        if wanted & 1 << i and operator
+    ]
+    assert sorted(calls.names[1:]) == sorted(expected)
+    for i, tensor in enumerate(tensors):
+        assert (tensor.grad is not None) == bool(wanted & 1 << i)
+
+
+def test_second_order_computes_only_what_is_asked_for(device: torch.device) -> None:
+    """The input gradient's derivative by the output gradient alone is one forward."""
+    x, w = make(device, bias=False)
+    output = depthwise_conv2d(x, w.detach())
+    grad = torch.randn_like(output, requires_grad=True)
+    (grad_x,) = torch.autograd.grad(output, x, grad, create_graph=True)
+    with Calls() as calls:
+        torch.autograd.grad(grad_x.sum(), grad)
+    assert calls.names == ["forward"]
+
+
+def test_no_graph_where_none_is_wanted(device: torch.device) -> None:
+    """Under no_grad and inference_mode nothing is recorded, though parameters want gradients."""
+    tensors = make(device)
+    with torch.no_grad():
+        assert depthwise_conv2d(*tensors).grad_fn is None
+    with torch.inference_mode():
+        output = depthwise_conv2d(*tensors)
+    assert output.is_inference()
+    plain = [tensor.detach() for tensor in tensors]
+    assert depthwise_conv2d(*plain).grad_fn is None
+
+
+@every_layout
+def test_saves_input_and_weight_and_nothing_else(
+    memory_format: torch.memory_format, device: torch.device
+) -> None:
+    """The tensors themselves, not copies: no memory beyond the output."""
+    x, w, b = make(device, memory_format=memory_format)
+    saved: list[Tensor] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        saved.append(tensor)
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        depthwise_conv2d(x, w, b, padding=1)
+    assert [tensor.data_ptr() for tensor in saved] == [x.data_ptr(), w.data_ptr()]
+
+
+def test_saved_tensor_changed_in_place_is_noticed(device: torch.device) -> None:
+    """Autograd's version check works: no silent wrong gradient."""
+    x, w = make(device, bias=False)
+    output = depthwise_conv2d(x, w)
+    with torch.no_grad():
+        w.zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.backward(output.sum())
+
+
+@every_layout
+def test_gradients_have_the_memory_format_of_their_tensors(
+    memory_format: torch.memory_format, device: torch.device
+) -> None:
+    """Whatever the strides of the gradient that arrives: expanded, as sum() gives, or the other."""
+    x, w, b = make(device, memory_format=memory_format)
+    output = depthwise_conv2d(x, w, b, padding=1)
+    other = torch.randn(output.shape[::-1], dtype=output.dtype, device=device).permute(3, 2, 1, 0)
+    for gradient in (torch.ones((), device=device, dtype=x.dtype).expand_as(output), other):
+        ours = torch.autograd.grad(output, (x, w, b), gradient, retain_graph=True)
+        theirs = torch.autograd.grad(conv2d(x, w, b, padding=1), (x, w, b), gradient)
+        assert ours[0].is_contiguous(memory_format=memory_format)
+        assert ours[1].is_contiguous()
+        for mine, expected in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(mine, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("given", [torch.float32, torch.float64, torch.float16], ids=str)
+def test_autocast_as_conv2d(dtype: torch.dtype, given: torch.dtype, device: torch.device) -> None:
+    """Same dtypes of output and gradients as PyTorch's convolution, the same numbers nearly;
+    float64 stays as it is."""
+    tensors = make(device, dtype=given)
+    results = []
+    for function in (depthwise_conv2d, conv2d):
+        with torch.autocast(device.type, dtype=dtype):
+            output = function(*tensors, padding=1)
+            with torch.autocast(device.type, enabled=False):
+                inner = function(*tensors, padding=1)
+        assert inner.dtype == given
+        gradients = torch.autograd.grad(output.float().square().sum(), tensors)
+        results.append([output, *gradients])
+    assert results[0][0].dtype == (torch.float64 if given == torch.float64 else dtype)
+    for ours, theirs in zip(*results, strict=True):
+        assert ours.dtype == theirs.dtype
+        tolerance = 0.05 if theirs.dtype != torch.float64 else 1e-6
+        scale = float(theirs.detach().abs().max())
+        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance * scale)
+
+
+def test_autocast_takes_mixed_dtypes(device: torch.device) -> None:
+    """A float32 layer after a float16 one, as autocast makes them."""
+    x, w, b = make(device, dtype=torch.float32)
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        output = depthwise_conv2d(x.half(), w, b.bfloat16())
+    assert output.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+@every_layout
+def test_compiles_in_one_graph(
+    dynamic: bool, memory_format: torch.memory_format, device: torch.device
+) -> None:
+    """torch.compile(fullgraph=True), forward and backward, also when the size changes."""
+
+    def function(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return depthwise_conv2d(torch.relu(x), w, b, stride=2, padding=1) * 2
+
+    torch._dynamo.reset()
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    for size in (6, 6, 9) if dynamic else (6,):
+        x, w, b = make(device, memory_format=memory_format)
+        x = torch.randn(2, 2, size, size + 1, dtype=x.dtype, device=device)
+        x = x.contiguous(memory_format=memory_format).requires_grad_()
+        eager, traced = function(x, w, b), compiled(x, w, b)
+        assert traced.stride() == eager.stride()
+        torch.testing.assert_close(traced, eager)
+        grad = torch.randn_like(eager)
+        ours = torch.autograd.grad(traced, (x, w, b), grad)
+        for mine, expected in zip(ours, torch.autograd.grad(eager, (x, w, b), grad), strict=True):
+            torch.testing.assert_close(mine, expected)
+            assert mine.stride() == expected.stride()
+
+
+def test_compiles_under_autocast(device: torch.device) -> None:
+    """The casts are traced too."""
+    x, w, b = make(device, dtype=torch.float32)
+    torch._dynamo.reset()
+    compiled = torch.compile(depthwise_conv2d, fullgraph=True, backend="aot_eager")
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        torch.testing.assert_close(compiled(x, w, b), depthwise_conv2d(x, w, b))
+
+
+def test_functional_gradients(device: torch.device) -> None:
+    """torch.func.grad, and vjp of it."""
+    x, w, b = (tensor.detach() for tensor in make(device))
+
+    def loss(function: Callable[..., Tensor], weight: Tensor) -> Tensor:
+        return function(x, weight, b, padding=1).square().sum()
+
+    ours = torch.func.grad(lambda weight: loss(depthwise_conv2d, weight))(w)
+    theirs = torch.func.grad(lambda weight: loss(conv2d, weight))(w)
+    torch.testing.assert_close(ours, theirs)
+    grad = torch.randn_like(conv2d(x, w, b))
+    ours, theirs = (
+        torch.func.vjp(partial(function, x, bias=b), w)[1](grad)[0]
+        for function in (depthwise_conv2d, conv2d)
+    )
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_deterministic_mode_accepts_all_passes(device: torch.device) -> None:
+    """use_deterministic_algorithms(True) raises for operators that are not."""
+    tensors = make(device)
+    torch.use_deterministic_algorithms(True)
+    try:
+        runs = [
+            torch.autograd.grad(depthwise_conv2d(*tensors).square().sum(), tensors)
+            for _ in range(2)
+        ]
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for first, second in zip(*runs, strict=True):
+        assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointing(reentrant: bool, device: torch.device) -> None:
+    """Recomputed in the backward, to the same bits."""
+    tensors = make(device)
+    plain = torch.autograd.grad(depthwise_conv2d(*tensors).square().sum(), tensors)
+    output: Tensor = checkpoint(depthwise_conv2d, *tensors, use_reentrant=reentrant)
+    torch.autograd.backward(output.square().sum())
+    for tensor, expected in zip(tensors, plain, strict=True):
+        assert tensor.grad is not None
+        assert torch.equal(tensor.grad, expected)
+
+
+def test_empty_batch_trains(device: torch.device) -> None:
+    """No images: gradients of the right shapes, of the parameters zero."""
+    x, w, b = make(device)
+    x = x.detach()[:0].requires_grad_()
+    torch.autograd.backward(depthwise_conv2d(x, w, b).sum())
+    assert x.grad is not None
+    assert x.grad.shape == x.shape
+    for parameter in (w, b):
+        assert parameter.grad is not None
+        assert torch.equal(parameter.grad, torch.zeros_like(parameter))

@@ -1,0 +1,224 @@
+"""The planner, on any machine: its table, its choices for stated devices, its refusals."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from problems import DTYPES, KERNELS, LAYOUTS, PASSES, Problem, make_data, problems, run_pass
+
+from dwconv import _C, _ops
+
+H100: dict[str, Any] = {"compute_capability": 90, "multiprocessors": 132}
+SMALL_GPU: dict[str, Any] = {"compute_capability": 80, "multiprocessors": 4}
+
+
+def plan(
+    problem: Problem,
+    pass_: str = "forward",
+    dtype: str = "float32",
+    layout: str = "nchw",
+    **options: Any,
+) -> dict[str, Any]:
+    arguments = problem.plan_arguments(pass_, dtype, layout)
+    return _C.plan(**{**H100, **arguments, **options})
+
+
+def launch_of(answer: dict[str, Any]) -> tuple[int, int, int, int]:
+    return tuple(answer[key] for key in ("blocks", "threads", "slices", "workspace_bytes"))
+
+
+def test_table_is_well_formed() -> None:
+    """Names are unique and say what the row is for; each class of problems has the fallback."""
+    names = [row["name"] for row in KERNELS]
+    assert len(set(names)) == len(names)
+    for row in KERNELS:
+        family = row["name"].removesuffix(f"_{row['pass']}_{row['dtype']}_{row['layout']}")
+        assert family.isidentifier()
+        assert family != row["name"]
+        assert row["dtype"] in DTYPES
+        assert row["layout"] in LAYOUTS
+    fallbacks = Counter(
+        (row["pass"], row["dtype"], row["layout"])
+        for row in KERNELS
+        if row["name"].startswith("generic_")
+    )
+    assert set(fallbacks.values()) == {1}
+    assert len(fallbacks) == len(PASSES) * len(DTYPES) * len(LAYOUTS)
+
+
+@given(problem=problems(), row=st.sampled_from(KERNELS), multiprocessors=st.integers(1, 200))
+def test_every_problem_gets_a_plan(
+    problem: Problem, row: dict[str, str], multiprocessors: int
+) -> None:
+    """Of its own class, with a launch that CUDA takes and a workspace that is bounded."""
+    answer = plan(
+        problem, row["pass"], row["dtype"], row["layout"], multiprocessors=multiprocessors
+    )
+    chosen = next(kernel for kernel in KERNELS if kernel["name"] == answer["kernel"])
+    for key in ("pass", "dtype", "layout"):
+        assert chosen[key] == row[key]
+    assert 1 <= answer["blocks"] < 2**31
+    assert 32 <= answer["threads"] <= 1024
+    assert answer["threads"] % 32 == 0
+    assert answer["estimate_us"] > 0
+    partial_bytes = problem.filters * problem.kernel[0] * problem.kernel[1]
+    partial_bytes *= 8 if row["dtype"] == "float64" else 4
+    assert answer["workspace_bytes"] <= max(64 << 20, partial_bytes)
+
+
+@given(problem=problems())
+def test_output_size_is_the_same_in_python_and_cpp(problem: Problem) -> None:
+    """The fake kernels' formula is that of csrc/problem.h, and that of PyTorch."""
+    size = _ops.output_size(problem.size, problem.kernel, *problem.geometry)
+    assert size == plan(problem)["output_size"]
+    assert list(size) == problem.output_size[2:]
+
+
+# Blocks, threads, slices and workspace, worked out by hand from families/generic.
+GOLDEN: dict[str, tuple[Problem, dict[str, Any], tuple[int, int, int, int]]] = {
+    # One thread for each of the 2 * 3 * 5 * 3 = 90 outputs, in blocks of 256.
+    "forward": (Problem(size=(7, 5)), {}, (1, 256, 1, 0)),
+    # 64 * 128 * 254 * 510 / 256 = 4 145 280.
+    "forward of the seed problem": (
+        Problem(batch=64, channels=128, size=(256, 512)),
+        {},
+        (4_145_280, 256, 1, 0),
+    ),
+    # One thread for each input: 64 * 128 * 256 * 512 / 256 = 4 194 304.
+    "backward_input of the seed problem": (
+        Problem(batch=64, channels=128, size=(256, 512)),
+        {"pass_": "backward_input"},
+        (4_194_304, 256, 1, 0),
+    ),
+    # 9 taps, 9 warps. 4 filters, 4 groups; 4 multiprocessors want 64 blocks, 16 slices, but the 2
+    # images have 3 output rows each: 6 slices of 4 * 9 sums in 4 bytes.
+    "backward_weight of few rows": (
+        Problem(channels=4, size=(5, 5)),
+        {"pass_": "backward_weight", **SMALL_GPU},
+        (24, 288, 6, 864),
+    ),
+    # 49 taps take 4 rounds of up to 16 warps: 13 warps. 1 group: the 64 blocks are 64 of 67 rows.
+    "backward_weight of many taps": (
+        Problem(batch=1, channels=1, size=(73, 9), kernel=(7, 7)),
+        {"pass_": "backward_weight", **SMALL_GPU},
+        (64, 416, 64, 64 * 49 * 4),
+    ),
+    # In channels_last 32 filters share a warp: 40 filters are 2 groups, so 32 slices; float64 sums.
+    "backward_weight in channels_last": (
+        Problem(batch=1, channels=20, multiplier=2, size=(52, 7)),
+        {"pass_": "backward_weight", "dtype": "float64", "layout": "nhwc", **SMALL_GPU},
+        (64, 288, 32, 32 * 40 * 9 * 8),
+    ),
+    # 8192 filters of 31 x 31: one slice's sums are 31.5 MB, and 2 of them fit 64 MiB.
+    "backward_weight within its workspace": (
+        Problem(batch=8, channels=8192, size=(64, 64), kernel=(31, 31)),
+        {"pass_": "backward_weight"},
+        (2 * 8192, 16 * 32, 2, 2 * 8192 * 961 * 4),
+    ),
+}
+
+
+@pytest.mark.parametrize(("problem", "options", "launch"), GOLDEN.values(), ids=GOLDEN)
+def test_golden_plans(
+    problem: Problem, options: dict[str, Any], launch: tuple[int, int, int, int]
+) -> None:
+    """Choices change on purpose only."""
+    assert launch_of(plan(problem, **options)) == launch
+
+
+def test_large_problems_fit_the_launch() -> None:
+    """Numbers past 2**31 and 2**32 are counted in 64 bits."""
+    problem = Problem(batch=1, channels=2, size=(70_000, 70_000), padding=(1, 1, 1, 1))
+    assert plan(problem)["blocks"] == -(-2 * 70_000 * 70_000 // 256)
+    assert plan(problem)["output_size"] == (70_000, 70_000)
+    assert 1 <= plan(problem, "backward_weight")["slices"] <= 70_000
+
+
+@pytest.mark.parametrize("row", KERNELS, ids=lambda row: row["name"])
+def test_forced_kernel_is_taken(row: dict[str, str]) -> None:
+    """For its own class of problems."""
+    problem = Problem()
+    answer = plan(problem, row["pass"], row["dtype"], row["layout"], kernel=row["name"])
+    assert answer["kernel"] == row["name"]
+    assert answer["runners_up"] == []
+    assert answer["refusals"] == {}
+
+
+@pytest.mark.parametrize("row", KERNELS, ids=lambda row: row["name"])
+def test_forced_kernel_refuses_other_problems(row: dict[str, str]) -> None:
+    """With a sentence that names the kernel and the problem."""
+    other_layout = "nhwc" if row["layout"] == "nchw" else "nchw"
+    with pytest.raises(ValueError, match="another pass, dtype or layout") as caught:
+        plan(Problem(), row["pass"], row["dtype"], other_layout, kernel=row["name"])
+    assert row["name"] in str(caught.value)
+    assert f"{row['pass']} {row['dtype']} {other_layout} N2 C3 M1 H7" in str(caught.value)
+
+
+MALFORMED: dict[str, tuple[dict[str, Any], str]] = {
+    "batch": ({"input_size": [-1, 3, 7, 5]}, "batch must not be negative"),
+    "channels": ({"input_size": [2, 0, 7, 5]}, "out_channels must be a positive multiple"),
+    "out_channels": ({"out_channels": 4}, "out_channels must be a positive multiple"),
+    "no out_channels": ({"out_channels": 0}, "out_channels must be a positive multiple"),
+    "rows": ({"input_size": [2, 3, 0, 5]}, "input size along H must be positive, got 0"),
+    "columns": ({"input_size": [2, 3, 7, -5]}, "input size along W must be positive, got -5"),
+    "kernel": ({"kernel_size": [3, 0]}, "kernel size along W must be positive, got 0"),
+    "stride": ({"stride": [0, 1]}, "stride along H must be positive, got 0"),
+    "dilation": ({"dilation": [1, -2]}, "dilation along W must be positive, got -2"),
+    "padding": ({"padding": [0, -1, 0, 0]}, "padding along H must not be negative, got 0 and -1"),
+    "extent": (
+        {"dilation": [1, 3]},
+        "the kernel spans 7 elements along W, more than the padded input of 5",
+    ),
+    "huge": ({"stride": [2**31, 1]}, "stride and dilation along H must be below 2^31"),
+    "pass": ({"pass_": "sideways"}, "pass has no value 'sideways'"),
+    "dtype": ({"dtype": "int8"}, "dtype has no value 'int8'"),
+    "layout": ({"layout": "chwn"}, "layout has no value 'chwn'"),
+    "kernel name": ({"kernel": "fastest"}, "there is no kernel 'fastest'"),
+}
+
+
+@pytest.mark.parametrize(("change", "sentence"), MALFORMED.values(), ids=MALFORMED)
+def test_malformed_problem_raises(change: dict[str, Any], sentence: str) -> None:
+    """A sentence that names the number, and the next problem is planned."""
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 (its text is compared below)
+        plan(Problem(), **change)
+    assert sentence in str(caught.value)
+    assert plan(Problem())["blocks"] == 1
+
+
+def test_forcing_an_unknown_kernel_raises() -> None:
+    """And leaves the policy as it was."""
+    with pytest.raises(ValueError, match="there is no kernel 'fastest'"):
+        _C.force_kernel("fastest")
+
+
+def test_introspection_leaves_the_cache_alone() -> None:
+    """Asking for a plan is not planning a call."""
+    _C.clear_plan_cache()
+    plan(Problem())
+    assert _C.plan_cache() == {"hits": 0, "misses": 0, "size": 0}
+
+
+@pytest.mark.gpu
+def test_plans_are_remembered(force_kernel: Any) -> None:
+    """By problem and by policy: a second call is a hit, another shape or kernel a miss."""
+    device = torch.device("cuda")
+    problem = Problem()
+    data = make_data(problem, torch.float32, device)
+    _C.clear_plan_cache()
+    run_pass("forward", problem, data)
+    assert _C.plan_cache() == {"hits": 0, "misses": 1, "size": 1}
+    run_pass("forward", problem, data)
+    assert _C.plan_cache() == {"hits": 1, "misses": 1, "size": 1}
+    run_pass("backward_weight", problem, data)
+    assert _C.plan_cache() == {"hits": 1, "misses": 2, "size": 2}
+    force_kernel("generic_forward_float32_nchw")
+    run_pass("forward", problem, data)
+    assert _C.plan_cache() == {"hits": 1, "misses": 3, "size": 3}
+    _C.clear_plan_cache()
+    assert _C.plan_cache() == {"hits": 0, "misses": 0, "size": 0}
+    run_pass("forward", problem, data)
+    assert _C.plan_cache()["misses"] == 1

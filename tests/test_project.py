@@ -1,0 +1,110 @@
+"""The project's own facts agree with each other: pins, version, targets, workflow."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+MAKEFILE = (ROOT / "Makefile").read_text()
+WORKFLOWS = sorted(ROOT.glob(".github/workflows/*.yml"))
+
+
+def pins(*groups: str) -> list[str]:
+    """The requirements that dependency groups state themselves."""
+    stated = [entry for group in groups for entry in PROJECT["dependency-groups"][group]]
+    return [entry for entry in stated if isinstance(entry, str)]
+
+
+def test_isolated_builds_and_make_use_the_same_releases() -> None:
+    assert sorted(PROJECT["build-system"]["requires"]) == sorted(pins("build", "nvcc"))
+
+
+def test_every_requirement_is_one_release() -> None:
+    one_release = re.compile(r"[\w.-]+(\[[\w,]+\])?==\d+(\.\d+)*(; .+)?")
+    assert [
+        pin for pin in pins(*PROJECT["dependency-groups"]) if not one_release.fullmatch(pin)
+    ] == []
+
+
+def test_version_is_stated_once() -> None:
+    stated: str = PROJECT["project"]["version"]
+    assert version("dwconv") == stated
+    sources = [ROOT / "setup.py", *ROOT.glob("dwconv/**/*.py"), *ROOT.glob("csrc/**/*.[chi]*")]
+    assert [str(path) for path in sources if f'"{stated}"' in path.read_text()] == []
+
+
+def test_every_package_is_installed() -> None:
+    packages = {path.parent.relative_to(ROOT) for path in ROOT.glob("dwconv/**/__init__.py")}
+    listed = PROJECT["tool"]["setuptools"]["packages"]
+    assert sorted(listed) == sorted(".".join(package.parts) for package in packages)
+
+
+def test_oldest_torch_is_the_one_the_operators_are_built_for() -> None:
+    (oldest,) = re.findall(r"torch>=(\S+)", " ".join(PROJECT["project"]["dependencies"]))
+    assert f'TORCH_TARGET = "{oldest}"' in (ROOT / "setup.py").read_text()
+
+
+def run_make(*arguments: str) -> str:
+    make = shutil.which("make")
+    if make is None:
+        pytest.skip("make is not installed")
+    # Not the flags of a make that runs these tests.
+    environment = {
+        k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")
+    }
+    return subprocess.run(
+        [make, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    ).stdout
+
+
+def test_make_help_lists_every_target() -> None:
+    (phony,) = re.findall(r"^\.PHONY: (.+)$", MAKEFILE, re.MULTILINE)
+    listed = re.findall(r"^make (\w+) +\S", run_make("help"), re.MULTILINE)
+    assert listed == phony.split()
+
+
+def test_make_alone_prints_the_help() -> None:
+    assert run_make() == run_make("help")
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.name)
+class TestWorkflow:
+    def test_actions_are_pinned_by_commit(self, workflow: Path) -> None:
+        uses = re.findall(r"uses: (.+)", workflow.read_text())
+        pinned = re.compile(r"[\w.-]+/[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+")
+        assert uses
+        assert [action for action in uses if not pinned.fullmatch(action)] == []
+
+    def test_steps_are_make_targets(self, workflow: Path) -> None:
+        steps = re.findall(r"run: (.+)", workflow.read_text())
+        assert steps
+        assert [step for step in steps if not re.fullmatch(r"make [a-z]+( [a-z]+)*", step)] == []
+
+    def test_rights_and_time_are_bounded(self, workflow: Path) -> None:
+        text = workflow.read_text()
+        assert "permissions:\n  contents: read\n" in text
+        assert text.count("timeout-minutes:") == text.count("runs-on:")
+
+
+def test_an_action_has_one_pin() -> None:
+    uses = {use for path in WORKFLOWS for use in re.findall(r"uses: (\S+)@(\S+)", path.read_text())}
+    assert len(uses) == len({action for action, _ in uses})
+
+
+def test_ci_runs_the_suite_last() -> None:
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    assert script.read_text().rstrip().endswith("make lint test")
