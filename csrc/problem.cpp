@@ -2,12 +2,13 @@
 
 #include <algorithm>
 #include <sstream>
+#include <utility>
 
 namespace dwconv {
 namespace {
 
 // Kernels count taps and steps in 32 bits, and elements in 64.
-constexpr std::int64_t kMaxStep = (std::int64_t{1} << 31) - 1;
+constexpr std::int64_t kMaxCount = (std::int64_t{1} << 31) - 1;
 
 std::string describe_axis_fault(const Axis& axis, char name) {
   std::ostringstream out;
@@ -22,7 +23,7 @@ std::string describe_axis_fault(const Axis& axis, char name) {
   } else if (axis.pad_before < 0 || axis.pad_after < 0) {
     out << "padding along " << name << " must not be negative, got " << axis.pad_before << " and "
         << axis.pad_after;
-  } else if (std::max({axis.kernel, axis.stride, axis.dilation}) > kMaxStep) {
+  } else if (std::max({axis.kernel, axis.stride, axis.dilation}) > kMaxCount) {
     out << "kernel size, stride and dilation along " << name << " must be below 2^31";
   } else if (axis.extent() > axis.padded_input()) {
     out << "the kernel spans " << axis.extent() << " elements along " << name
@@ -42,8 +43,15 @@ std::string describe_fault(const Problem& problem) {
   if (problem.batch < 0) return "batch must not be negative";
   if (problem.channels < 1) return "channels must be positive";
   if (problem.multiplier < 1) return "the channel multiplier must be positive";
-  const std::string fault = describe_axis_fault(problem.h, 'H');
-  return fault.empty() ? describe_axis_fault(problem.w, 'W') : fault;
+  for (const auto& [axis, name] : {std::pair{problem.h, 'H'}, std::pair{problem.w, 'W'}}) {
+    const std::string fault = describe_axis_fault(axis, name);
+    if (!fault.empty()) return fault;
+  }
+  if (problem.taps() > kMaxCount) {
+    return "the filter has " + std::to_string(problem.taps()) +
+           " taps, and must have fewer than 2^31";
+  }
+  return {};
 }
 
 std::string to_string(const Problem& problem) {

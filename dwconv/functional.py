@@ -183,6 +183,10 @@ def _check(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     filters, one, kernel_h, kernel_w = weight.shape
     if one != 1 or kernel_h < 1 or kernel_w < 1:
         raise ValueError(f"weight must have the shape (M*C, 1, kh, kw), got {tuple(weight.shape)}")
+    if kernel_h * kernel_w >= 2**31:
+        raise ValueError(
+            f"weight must have fewer than 2**31 taps in a filter, got {kernel_h} x {kernel_w}"
+        )
     if filters < 1 or filters % channels != 0:
         raise ValueError(
             f"weight must have a multiple of input's {channels} channels as its first size, "

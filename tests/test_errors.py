@@ -252,6 +252,13 @@ def test_invalid_call(invalid: Invalid, valid: dict[str, Any]) -> None:
     assert_still_right(valid)
 
 
+def test_more_taps_than_the_kernels_count() -> None:
+    """Kernels count the taps of a filter in 32 bits."""
+    x, weight = (torch.empty(1, 1, size, size, device="meta") for size in (60000, 50000))
+    invalid = Invalid(lambda v: v, ValueError, ("weight", "2**31", "50000 x 50000"))
+    assert_raises(invalid, lambda: depthwise_conv2d(x, weight))
+
+
 def test_opaque_layout() -> None:
     """oneDNN's tensors exist on the CPU only."""
     x = torch.randn(2, 3, 9, 8).to_mkldnn()

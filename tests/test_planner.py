@@ -173,6 +173,10 @@ MALFORMED: dict[str, tuple[dict[str, Any], str]] = {
         "the kernel spans 7 elements along W, more than the padded input of 5",
     ),
     "huge": ({"stride": [2**31, 1]}, "stride and dilation along H must be below 2^31"),
+    "taps": (
+        {"input_size": [1, 3, 2**16, 2**16], "kernel_size": [2**16, 2**15]},
+        "the filter has 2147483648 taps, and must have fewer than 2^31",
+    ),
     "pass": ({"pass_": "sideways"}, "pass has no value 'sideways'"),
     "dtype": ({"dtype": "int8"}, "dtype has no value 'int8'"),
     "layout": ({"layout": "chwn"}, "layout has no value 'chwn'"),
