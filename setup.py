@@ -104,6 +104,9 @@ def build_arguments() -> dict[str, object]:
         f'-DDWCONV_TORCH_HEADERS="{torch.__version__}"',
         f'-DDWCONV_ARCHITECTURES="{choose_architectures()}"',
     ]
+    # Error messages carry file names: those of the sources, not of the machine that built them.
+    headers = Path(torch.__file__).parent / "include"
+    neutral = [f"-ffile-prefix-map={folder}/=" for folder in (root.resolve(), headers)]
     libraries = [
         f"-l{name}" for name in ("torch", "torch_cpu", "cudart_static", "rt", "pthread", "dl")
     ]
@@ -112,7 +115,7 @@ def build_arguments() -> dict[str, object]:
         sources,
         include_dirs=[pybind11.get_include()],
         extra_compile_args={
-            "cxx": ["-std=c++20", "-O2", "-g0", "-fvisibility=hidden", *define],
+            "cxx": ["-std=c++20", "-O2", "-g0", "-fvisibility=hidden", *neutral, *define],
             "nvcc": [
                 "-std=c++20",
                 "-O3",

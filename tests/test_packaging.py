@@ -127,6 +127,13 @@ def test_type_information_is_installed() -> None:
     assert listed == {name for name in dir(_C) if not name.startswith("_")}
 
 
+def test_names_no_folder_of_the_machine_that_built_it() -> None:
+    """Error messages carry the names of source files, as they are in the sources."""
+    named = re.findall(rb"[\w./-]*csrc/[\w./-]+", EXTENSION.read_bytes())
+    assert b"csrc/tensor.h" in named
+    assert all(name.startswith((b"csrc/", b"torch/csrc/")) for name in named)
+
+
 def test_build_info_says_what_was_built() -> None:
     """Text for bug reports."""
     info = _C.build_info()
