@@ -32,11 +32,11 @@ def binutil(name: str, *arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-# What may stay undefined: torch's stable C functions, Python, and versioned symbols of the C and
-# C++ runtimes (some of the latter are weak and carry no version).
+# What may stay undefined: torch's stable C functions, Python, and the C and C++ runtimes: versioned
+# symbols, and those of the namespaces std and __cxxabiv1, of which weak ones carry no version.
 ALLOWED_SYMBOL = re.compile(
     r"(aoti_)?torch_\w+|_?Py\w+|\w+@+(GLIBC|GLIBCXX|CXXABI|GCC)_[\w.]+"
-    r"|_ZN?K?St\w+|_ITM_\w+|__gmon_start__|__cxa_finalize"
+    r"|_Z(T[ISV])?N?K?[RO]?(St|10__cxxabiv1)\w+|__cxa_\w+|_ITM_\w+|__gmon_start__"
 )
 
 

@@ -107,4 +107,4 @@ def test_an_action_has_one_pin() -> None:
 def test_ci_runs_the_suite_last() -> None:
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
-    assert script.read_text().rstrip().endswith("make lint test")
+    assert script.read_text().rstrip().endswith("make lint\nmake test")
