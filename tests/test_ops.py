@@ -33,6 +33,9 @@ every_row = pytest.mark.parametrize("row", KERNELS, ids=lambda row: row["name"])
 
 every_pass = pytest.mark.parametrize("pass_", PASSES)
 
+# Random problems for each row of the table.
+EXAMPLES = {"cuda": 100, "cpu": 30}
+
 HARD_PROBLEMS = [
     Problem(),
     Problem(bias=True),
@@ -108,8 +111,8 @@ def test_kernel_is_exact_on_hard_problems(
 def test_kernel_is_exact_on_random_problems(
     row: Row, device: torch.device, force_kernel: ForceKernel
 ) -> None:
-    """The same on problems that hypothesis draws: on a GPU 100 for each row of the table."""
-    examples = 100 if device.type == "cuda" else 30
+    """The same on problems that hypothesis draws."""
+    examples = EXAMPLES[device.type]
     tried = []
 
     @seed(zlib.crc32(row["name"].encode()))  # other problems for each row
@@ -128,8 +131,8 @@ def test_kernel_is_exact_on_random_problems(
 
 
 def test_random_problems_are_two_thousand_on_a_gpu() -> None:
-    """The table has enough rows for it; each draws 100."""
-    assert len(KERNELS) * 100 >= 2000
+    """The table has enough rows for it."""
+    assert len(KERNELS) * EXAMPLES["cuda"] >= 2000
 
 
 # Ways in which a tensor may lie in memory: each makes one of the given size.

@@ -13,7 +13,7 @@ constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b 
 
 // What one multiprocessor gets through in a microsecond: results with their index arithmetic, and
 // multiply-adds. Fitted to all cases of benchmarks/h100.json, whose times they give within a factor
-// of 2.5; nhwc is slow with large filters because its lanes read weights that lie far apart.
+// of 2.6; nhwc is slow with large filters because its lanes read weights that lie far apart.
 struct Rates {
   double results;
   double multiply_adds;
