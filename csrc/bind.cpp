@@ -68,6 +68,14 @@ py::dict to_dict(const Plan& plan) {
   out["slices"] = plan.slices;
   out["workspace_bytes"] = plan.workspace_bytes;
   out["estimate_us"] = plan.estimate_us;
+  py::dict tiling;
+  tiling["planes"] = plan.tiling.planes;
+  tiling["images"] = plan.tiling.images;
+  tiling["rows"] = plan.tiling.rows;
+  tiling["stages"] = plan.tiling.stages;
+  tiling["threads"] = plan.tiling.threads;
+  tiling["tile_rows"] = plan.tiling.tile_rows;
+  out["tiling"] = tiling;
   return out;
 }
 
@@ -122,11 +130,12 @@ PYBIND11_MODULE(_C, module) {
          const std::array<std::int64_t, 4>& input_size, std::int64_t out_channels,
          const Pair& kernel_size, const Pair& stride, const std::array<std::int64_t, 4>& padding,
          const Pair& dilation, bool bias, int compute_capability, int multiprocessors,
-         const std::optional<std::string>& kernel) {
+         const std::optional<std::string>& kernel, bool strict_nonfinite) {
         const Problem problem = make_problem(pass, dtype, layout, input_size, out_channels,
                                              kernel_size, stride, padding, dilation, bias);
         py::dict out =
-            to_dict(choose(problem, {compute_capability, multiprocessors}, {row_of(kernel)}));
+            to_dict(choose(problem, {compute_capability, multiprocessors},
+                           {.forced_row = row_of(kernel), .strict_nonfinite = strict_nonfinite}));
         out["output_size"] = py::make_tuple(problem.h.output(), problem.w.output());
         return out;
       },
@@ -135,12 +144,29 @@ PYBIND11_MODULE(_C, module) {
       py::arg("out_channels"), py::arg("kernel_size"), py::arg("stride") = Pair{1, 1},
       py::arg("padding") = std::array<std::int64_t, 4>{0, 0, 0, 0},
       py::arg("dilation") = Pair{1, 1}, py::arg("bias") = false, py::arg("compute_capability") = 90,
-      py::arg("multiprocessors") = 132, py::arg("kernel") = py::none());
+      py::arg("multiprocessors") = 132, py::arg("kernel") = py::none(),
+      py::arg("strict_nonfinite") = false);
   module.def(
       "force_kernel",
-      [](const std::optional<std::string>& kernel) { set_current_policy({row_of(kernel)}); },
+      [](const std::optional<std::string>& kernel) {
+        Policy policy = current_policy();
+        policy.forced_row = row_of(kernel);
+        set_current_policy(policy);
+      },
       "Makes the operators run this row of the table, or choose again (None). For tests.",
       py::arg("kernel"));
+  module.def(
+      "set_strict_nonfinite",
+      [](bool enabled) {
+        Policy policy = current_policy();
+        policy.strict_nonfinite = enabled;
+        set_current_policy(policy);
+      },
+      "Whether only kernels are chosen that spread Inf and NaN as a direct sum does.",
+      py::arg("enabled"));
+  module.def(
+      "strict_nonfinite", [] { return current_policy().strict_nonfinite; },
+      "What set_strict_nonfinite was last told.");
   module.def(
       "plan_cache",
       [] {

@@ -11,7 +11,7 @@
 namespace dwconv {
 
 // One row of kernels.inc: a compiled kernel and the class of problems it was compiled for.
-enum class Family : std::uint8_t { generic };
+enum class Family : std::uint8_t { generic, tile, toeplitz };
 
 struct Kernel {
   int row;  // index into the table
@@ -32,9 +32,22 @@ struct Arch {
 
 // What the user asks of the planner.
 struct Policy {
-  int forced_row = -1;  // take this row of the table or fail; -1: choose
+  int forced_row = -1;            // take this row of the table or fail; -1: choose
+  bool strict_nonfinite = false;  // only kernels that spread Inf and NaN as a direct sum does
 
   constexpr bool operator==(const Policy&) const = default;
+};
+
+// How a family that works on tiles in shared memory cuts the problem into units.
+struct Tiling {
+  int planes = 1;     // channels of a unit
+  int images = 1;     // images of a unit
+  int rows = 1;       // output rows of a unit
+  int stages = 2;     // units in shared memory at a time
+  int threads = 128;  // of a block
+  int tile_rows = 7;  // results of a thread, along h
+
+  constexpr bool operator==(const Tiling&) const = default;
 };
 
 struct Plan {
@@ -43,7 +56,8 @@ struct Plan {
   int threads = 0;
   std::int64_t slices = 1;           // partial sums per weight (backward_weight)
   std::int64_t workspace_bytes = 0;  // for those partial sums
-  double estimate_us = 0;            // what the family expects to take, in microseconds
+  Tiling tiling;
+  double estimate_us = 0;  // what the family expects to take, in microseconds
 };
 
 // Why a kernel cannot take a problem.

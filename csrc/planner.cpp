@@ -27,6 +27,10 @@ const FamilyPlanner& planner_of(Family family) {
   switch (family) {
     case Family::generic:
       return kGenericPlanner;
+    case Family::tile:
+      return kTilePlanner;
+    case Family::toeplitz:
+      return kToeplitzPlanner;
   }
   throw std::logic_error("a kernel family has no planner");
 }
@@ -36,13 +40,22 @@ bool is_for(const Kernel& kernel, const Problem& problem) {
          kernel.layout == problem.layout;
 }
 
-Choice choose_forced(const Kernel& kernel, const Problem& problem, const Arch& arch) {
+std::optional<std::string> refuse(const FamilyPlanner& planner, const Kernel& kernel,
+                                  const Problem& problem, const Arch& arch, const Policy& policy) {
+  if (policy.strict_nonfinite && planner.spreads_nonfinite(problem)) {
+    return "it may spread Inf and NaN further than a direct sum, and strict_nonfinite is set";
+  }
+  return planner.refuse(kernel, problem, arch);
+}
+
+Choice choose_forced(const Kernel& kernel, const Problem& problem, const Arch& arch,
+                     const Policy& policy) {
   const FamilyPlanner& planner = planner_of(kernel.family);
   std::optional<std::string> reason;
   if (!is_for(kernel, problem)) {
     reason = "it is compiled for another pass, dtype or layout";
   } else {
-    reason = planner.refuse(kernel, problem, arch);
+    reason = refuse(planner, kernel, problem, arch, policy);
   }
   if (reason) {
     throw std::invalid_argument("the forced kernel " + std::string(kernel.name) +
@@ -81,7 +94,7 @@ struct KeyHash {
     }
     mix(key.arch.compute_capability);
     mix(key.arch.multiprocessors);
-    mix(key.policy.forced_row);
+    mix(key.policy.forced_row * 2 + key.policy.strict_nonfinite);
     return hash;
   }
 };
@@ -154,14 +167,14 @@ Choice choose(const Problem& problem, const Arch& arch, const Policy& policy) {
   const std::string fault = describe_fault(problem);
   if (!fault.empty()) throw std::invalid_argument(fault);
   if (policy.forced_row >= 0) {
-    return choose_forced(kernels().at(policy.forced_row), problem, arch);
+    return choose_forced(kernels().at(policy.forced_row), problem, arch, policy);
   }
   std::vector<Plan> plans;
   std::vector<Refusal> refusals;
   for (const Kernel& kernel : kernels()) {
     if (!is_for(kernel, problem)) continue;
     const FamilyPlanner& planner = planner_of(kernel.family);
-    if (auto reason = planner.refuse(kernel, problem, arch)) {
+    if (auto reason = refuse(planner, kernel, problem, arch, policy)) {
       refusals.push_back({&kernel, *std::move(reason)});
     } else {
       plans.push_back(planner.configure(kernel, problem, arch));

@@ -57,9 +57,12 @@ inline MemoryFormat memory_format_of(Layout layout) {
   return layout == Layout::nhwc ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
 }
 
-// The tensor itself where it is dense in the layout, else a copy that is.
+// The tensor itself where it is dense in the layout and begins at a multiple of 16 bytes, as
+// kernels want it; else a copy that does, as all that torch allocates.
 inline Tensor dense(const Tensor& tensor, Layout layout) {
-  return torch::stable::contiguous(tensor, memory_format_of(layout));
+  const Tensor result = torch::stable::contiguous(tensor, memory_format_of(layout));
+  const bool aligned = reinterpret_cast<std::uintptr_t>(result.const_data_ptr()) % 16 == 0;
+  return aligned ? result : torch::stable::clone(result);
 }
 
 inline Tensor empty_like(const Tensor& like, const Sizes& sizes, Layout layout) {

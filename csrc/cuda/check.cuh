@@ -17,4 +17,12 @@ inline void check(cudaError_t status, const char* what) {
 // To be called after each launch.
 inline void check_launch(const char* kernel) { check(cudaGetLastError(), kernel); }
 
+// Lets a kernel have this much dynamic shared memory; without the call it gets 48 KiB at most.
+template <typename Kernel>
+void allow_shared(Kernel* kernel, int bytes) {
+  if (bytes <= 48 << 10) return;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+        "shared memory");
+}
+
 }  // namespace dwconv

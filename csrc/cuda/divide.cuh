@@ -50,4 +50,28 @@ class Divisor {
   int shift_ = 0;
 };
 
+// The same for numbers whose product with the divisor stays below 2^32: three instructions.
+class SmallDivisor {
+ public:
+  SmallDivisor() = default;
+  __host__ __device__ explicit SmallDivisor(int value)
+      : value_(value), multiplier_(value > 1 ? 0xffffffffu / value + 1 : 0) {}
+
+  __device__ int value() const { return value_; }
+  __device__ int quotient(int dividend) const {
+    return value_ == 1 ? dividend : static_cast<int>(__umulhi(dividend, multiplier_));
+  }
+  // Leaves the quotient in `dividend` and returns the rest.
+  __device__ int remainder(int& dividend) const {
+    const int whole = quotient(dividend);
+    const int rest = dividend - whole * value_;
+    dividend = whole;
+    return rest;
+  }
+
+ private:
+  int value_ = 1;
+  std::uint32_t multiplier_ = 0;
+};
+
 }  // namespace dwconv

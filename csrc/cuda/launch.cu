@@ -2,6 +2,8 @@
 
 #include "check.cuh"
 #include "generic.h"
+#include "tile.h"
+#include "toeplitz.h"
 
 #define DWCONV_TEXT(x) #x
 #define DWCONV_TEXT_OF(x) DWCONV_TEXT(x)

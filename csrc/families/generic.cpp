@@ -87,8 +87,10 @@ Plan configure(const Kernel& kernel, const Problem& problem, const Arch& arch) {
   return plan;
 }
 
+bool spreads_nonfinite(const Problem&) { return false; }
+
 }  // namespace
 
-const FamilyPlanner kGenericPlanner{refuse, configure};
+const FamilyPlanner kGenericPlanner{refuse, spreads_nonfinite, configure};
 
 }  // namespace dwconv

@@ -1,0 +1,159 @@
+// Contiguous runs of elements on their way between global and shared memory. On sm_90 the copy
+// engine moves them and no thread is kept busy; before, all threads of the block copy 16 bytes at a
+// time, asynchronously from sm_80 on.
+#pragma once
+
+#include "memory.cuh"
+
+namespace dwconv {
+
+// What a run takes in shared memory: it lies at the same offset within 16 bytes as in global
+// memory, and the bytes that share its first and last 16 come along.
+constexpr int run_bytes(std::int64_t elements, int element_bytes) {
+  return static_cast<int>((elements * element_bytes + 15) / 16 * 16 + 16);
+}
+
+#if __CUDA_ARCH__ >= 900
+__device__ inline void init_barrier(std::uint32_t barrier) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barrier) : "memory");
+}
+__device__ inline void expect_bytes(std::uint32_t barrier, unsigned bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
+               : "memory");
+}
+__device__ inline void wait_barrier(std::uint32_t barrier, int parity) {
+  asm volatile(
+      "{\n"
+      " .reg .pred done;\n"
+      "again:\n"
+      " mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      " @!done bra again;\n"
+      "}\n" ::"r"(barrier),
+      "r"(parity)
+      : "memory");
+}
+__device__ inline void bulk_load(std::uint32_t shared, const void* global, unsigned bytes,
+                                 std::uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(shared),
+      "l"(global), "r"(bytes), "r"(barrier)
+      : "memory");
+}
+__device__ inline void bulk_store(void* global, std::uint32_t shared, unsigned bytes) {
+  asm volatile(
+      "cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;\n"
+      "cp.async.bulk.commit_group;" ::"l"(global),
+      "r"(shared), "r"(bytes)
+      : "memory");
+}
+#endif
+
+// Loads runs into the slots of a ring in shared memory, ahead of their use. All threads of the
+// block call everything, one slot after the other.
+class RunLoader {
+ public:
+  // `barriers` holds one number for each slot. A barrier of the block must follow.
+  __device__ RunLoader(std::uint64_t* barriers, int slots)
+      : barriers_(shared_address(barriers)), slots_(slots) {
+#if __CUDA_ARCH__ >= 900
+    if (threadIdx.x == 0) {
+      for (int i = 0; i < slots; ++i)
+        init_barrier(barriers_ + 8 * i);
+      asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+#endif
+  }
+
+  // Starts loading up to two runs into a slot. What used the slot before must be behind a barrier.
+  template <typename Type>
+  __device__ void load(int slot, char* to, const Type* from, int count, char* second_to = nullptr,
+                       const Type* second_from = nullptr, int second_count = 0) {
+#if __CUDA_ARCH__ >= 900
+    if (threadIdx.x != 0) return;
+    const std::uint32_t barrier = barriers_ + 8 * slot;
+    const unsigned bytes = padded_bytes(from, count);
+    const unsigned second_bytes = second_count > 0 ? padded_bytes(second_from, second_count) : 0;
+    expect_bytes(barrier, bytes + second_bytes);
+    bulk_load(shared_address(to), aligned(from), bytes, barrier);
+    if (second_bytes > 0)
+      bulk_load(shared_address(second_to), aligned(second_from), second_bytes, barrier);
+#else
+    copy(to, from, count);
+    if (second_count > 0) copy(second_to, second_from, second_count);
+    commit_copies();
+#endif
+  }
+
+  // In place of a load where none is left, so that the count of loads under way stays right.
+  __device__ void skip() const { commit_copies(); }
+
+  // Waits for the slot's runs, each slot in turn; `behind` loads have been started (or skipped)
+  // since. A barrier of the block must follow.
+  __device__ void wait(int slot, int behind) {
+#if __CUDA_ARCH__ >= 900
+    wait_barrier(barriers_ + 8 * slot, parity_);
+    if (slot == slots_ - 1) parity_ ^= 1;
+#else
+    wait_for_copies(behind);
+#endif
+  }
+
+ private:
+  template <typename Type>
+  __device__ static const char* aligned(const Type* from) {
+    return reinterpret_cast<const char*>(reinterpret_cast<std::uintptr_t>(from) &
+                                         ~std::uintptr_t{15});
+  }
+  template <typename Type>
+  __device__ static unsigned padded_bytes(const Type* from, int count) {
+    const unsigned offset = static_cast<unsigned>(reinterpret_cast<std::uintptr_t>(from) & 15);
+    return (offset + count * static_cast<unsigned>(sizeof(Type)) + 15) & ~15u;
+  }
+  template <typename Type>
+  __device__ static void copy(char* to, const Type* from, int count) {
+    const char* source = aligned(from);
+    const auto bytes = static_cast<int>(padded_bytes(from, count));
+    for (int i = threadIdx.x * 16; i < bytes; i += blockDim.x * 16)
+      copy_or_zero<16>(to + i, source + i, true);
+  }
+
+  std::uint32_t barriers_;
+  int slots_;
+  int parity_ = 0;
+};
+
+// The block's results leave: `count` elements at the offset within 16 bytes that they have in
+// global memory. To be called after `publish` and a barrier.
+template <typename Type>
+__device__ inline void send_run(Type* global, const Type* shared, int count) {
+#if __CUDA_ARCH__ >= 900
+  constexpr int per_vector = 16 / sizeof(Type);
+  if (count <= 0) return;
+  const int head = min((per_vector - misalignment(global)) % per_vector, count);
+  const int body = (count - head) / per_vector * per_vector;
+  if (threadIdx.x == 0 && body > 0)
+    bulk_store(global + head, shared_address(shared + head), body * sizeof(Type));
+  const int tail = count - head - body;
+  if (threadIdx.x < head) global[threadIdx.x] = shared[threadIdx.x];
+  if (threadIdx.x < tail) global[head + body + threadIdx.x] = shared[head + body + threadIdx.x];
+#else
+  store_run(global, shared, count);
+#endif
+}
+
+// Makes what this thread wrote to shared memory visible to `send_run`.
+__device__ inline void publish() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+
+// Waits until what was sent has been read from shared memory; a barrier must follow.
+__device__ inline void wait_until_sent() {
+#if __CUDA_ARCH__ >= 900
+  if (threadIdx.x == 0) asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+#endif
+}
+
+}  // namespace dwconv

@@ -1,0 +1,84 @@
+// Tensor core instructions for 16-bit numbers with sums in float32. They need sm_80; below,
+// planners refuse the kernels that use them, and those do nothing.
+//
+// Fragments, by lane, with g = lane / 4 and t = lane % 4:
+//   a (16 x 16): rows g, g + 8, g, g + 8 of columns 2t, 2t, 2t + 8, 2t + 8, and the next column
+//   each b (16 x 8): rows 2t and 2t + 8, and the next row each, of column g c, d (16 x 8): columns
+//   2t and 2t + 1 of row g, then of row g + 8
+// Source: PTX ISA, "Matrix fragments for mma.m16n8k16 with floating point type".
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include "memory.cuh"
+#include "scalar.cuh"
+
+namespace dwconv {
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+inline constexpr bool kTensorCores = false;
+#else
+inline constexpr bool kTensorCores = true;
+#endif
+
+// Four 8 x 8 matrices: lane i gives the address of row i % 8 of matrix i / 8.
+__device__ inline void load_matrices(std::uint32_t (&m)[4], std::uint32_t address) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
+               : "r"(address)
+               : "memory");
+#endif
+}
+
+// The same, each matrix turned: its rows become columns.
+__device__ inline void load_turned(std::uint32_t (&m)[4], std::uint32_t address) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
+               : "r"(address)
+               : "memory");
+#endif
+}
+
+// Two matrices; the addresses of lanes 16 to 31 do not count.
+__device__ inline void load_turned(std::uint32_t (&m)[2], std::uint32_t address) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
+               : "=r"(m[0]), "=r"(m[1])
+               : "r"(address)
+               : "memory");
+#endif
+}
+
+// d = a * b + c.
+template <typename Type>
+__device__ inline void multiply_add(float (&d)[4], const std::uint32_t (&a)[4],
+                                    const std::uint32_t (&b)[2], const float (&c)[4]) {
+#if __CUDA_ARCH__ >= 800
+  if constexpr (std::is_same_v<Type, __half>) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};"
+        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), "f"(c[1]),
+          "f"(c[2]), "f"(c[3]));
+  } else {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};"
+        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), "f"(c[1]),
+          "f"(c[2]), "f"(c[3]));
+  }
+#endif
+}
+
+// Two numbers rounded and stored in one access; `to` is 4-byte aligned.
+__device__ inline void store_pair(__half* to, float first, float second) {
+  *reinterpret_cast<__half2*>(to) = __floats2half2_rn(first, second);
+}
+__device__ inline void store_pair(__nv_bfloat16* to, float first, float second) {
+  *reinterpret_cast<__nv_bfloat162*>(to) = __floats2bfloat162_rn(first, second);
+}
+
+}  // namespace dwconv

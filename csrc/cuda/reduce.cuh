@@ -1,0 +1,119 @@
+// Sums in a fixed order: over the threads of a block, and over the partial sums of blocks. No
+// atomics, so two runs agree to the bit.
+#pragma once
+
+#include "../families/partials.h"
+#include "check.cuh"
+#include "divide.cuh"
+#include "scalar.cuh"
+#include "units.cuh"
+
+namespace dwconv {
+
+// Where the sums of a block for a group begin.
+__device__ inline std::int64_t partial_offset(const Partials& p, std::int64_t block,
+                                              std::int64_t group) {
+  const std::int64_t first = run_begin(p.units, block, p.blocks) / p.units_per_group;
+  return (block * p.segments + group - first) * p.planes * p.taps;
+}
+
+inline constexpr int kPartialResults = 32;  // of a block
+inline constexpr int kPartialLanes = 8;     // that share the blocks of a result
+
+// The divisions of add_partials.
+struct PartialsIndex {
+  Partials p;
+  Divisor taps, planes, units, blocks, units_per_group;
+
+  explicit PartialsIndex(const Partials& partials)
+      : p(partials),
+        taps(p.taps),
+        planes(p.planes),
+        units(p.units),
+        blocks(p.blocks),
+        units_per_group(p.units_per_group) {}
+
+  __device__ std::int64_t first_unit(std::int64_t block) const {
+    return blocks.quotient(p.units * block);
+  }
+};
+
+template <typename S>
+__global__ void __launch_bounds__(kPartialResults* kPartialLanes)
+    add_partials(const PartialsIndex index, const float* __restrict__ partial,
+                 typename S::Type* __restrict__ result) {
+  __shared__ float sums[kPartialLanes][kPartialResults];
+  const Partials& p = index.p;
+  const std::int64_t number = static_cast<std::int64_t>(blockIdx.x) * kPartialResults + threadIdx.x;
+  const std::int64_t channel = index.taps.quotient(number);
+  const std::int64_t group = index.planes.quotient(channel);
+  const std::int64_t low = group * p.units_per_group;
+  const std::int64_t high = low + p.units_per_group;
+  // The blocks whose runs meet the group.
+  std::int64_t first = index.units.quotient(low * p.blocks);
+  while (index.first_unit(first + 1) <= low)
+    ++first;
+  std::int64_t last = index.units.ceil_quotient(high * p.blocks);
+  while (index.first_unit(last - 1) >= high)
+    --last;
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+  float sum = 0;
+  if (channel < p.channels) {
+    // Only the first of them can have met a group before this one.
+    const std::int64_t segment = p.segments * p.planes * p.taps;
+    const float* from = partial + (number - group * p.planes * p.taps);
+    const std::int64_t before = group - index.units_per_group.quotient(index.first_unit(first));
+    if (threadIdx.y == 0) sum = from[first * segment + before * p.planes * p.taps];
+#pragma unroll 4
+    for (std::int64_t block = first + 1 + threadIdx.y; block < last; block += kPartialLanes)
+      sum += from[block * segment];
+  }
+  sums[threadIdx.y][threadIdx.x] = sum;
+  __syncthreads();
+  if (threadIdx.y != 0 || channel >= p.channels) return;
+  for (int lane = 1; lane < kPartialLanes; ++lane)
+    sum += sums[lane][threadIdx.x];
+  result[number] = S::round(sum);
+}
+
+// Lets the kernel that waits for this one start early; it still waits for the results.
+__device__ inline void let_next_kernel_start() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// Whether add_partials was compiled to wait for the kernel before it. Code for an older device that
+// the driver translates for this one was not.
+template <typename S>
+bool waits_for_partials() {
+  static const bool waits = [] {
+    cudaFuncAttributes attributes{};
+    check(cudaFuncGetAttributes(&attributes, add_partials<S>), "add_partials");
+    return attributes.ptxVersion >= 90;
+  }();
+  return waits;
+}
+
+// After the kernel that writes the partial sums, on the same stream. On sm_90 it is launched while
+// that kernel still runs.
+template <typename S>
+void launch_add_partials(const Partials& p, const float* partial, typename S::Type* result,
+                         cudaStream_t stream) {
+  const std::int64_t results = p.channels * p.taps;
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = static_cast<unsigned>((results + kPartialResults - 1) / kPartialResults);
+  config.blockDim = dim3(kPartialResults, kPartialLanes);
+  config.stream = stream;
+  config.attrs = &early;
+  config.numAttrs = waits_for_partials<S>() ? 1 : 0;
+  check(cudaLaunchKernelEx(&config, add_partials<S>, PartialsIndex(p), partial, result),
+        "add_partials");
+}
+
+}  // namespace dwconv

@@ -1,0 +1,187 @@
+// The tile family: forward with stride 1 and 2, input gradient with stride 1. A block walks over
+// units of work, whole planes or bands of rows: each is one contiguous run, loaded while the unit
+// before it is computed, and so are its results.
+#pragma once
+
+#include <utility>
+
+#include "check.cuh"
+#include "tile.h"
+#include "tile_unit.cuh"
+
+namespace dwconv::tile {
+
+struct Convolution {
+  Grid grid;
+  bool mirrored;  // turn the filters round
+};
+
+// Adds `filter_rows` rows of the filter to a tile. `row` is the image row of the first one. Rows
+// past the last one loaded belong to results that do not exist.
+template <typename S, int kernel_w, int tile_rows, Mode mode, int filter_rows>
+__device__ inline void add_taps(float (&sums)[tile_rows], RowOfTaps<S, kernel_w, mode>& elements,
+                                const typename S::Type* at, int row, RowRange rows,
+                                const float* weight, const Geometry& g) {
+  constexpr int stride = mode == Mode::strided ? 2 : 1;
+  const int row_step = mode == Mode::dilated ? g.h.dilation : 1;
+  float taps[filter_rows][kernel_w];
+#pragma unroll
+  for (int i = 0; i < filter_rows; ++i)
+#pragma unroll
+    for (int j = 0; j < kernel_w; ++j)
+      taps[i][j] = weight[i * kernel_w + j];
+#pragma unroll
+  for (int r = 0; r < (tile_rows - 1) * stride + filter_rows; ++r) {
+    if (row >= rows.first && row < rows.last) {
+      elements.load(r % 2, at);
+#pragma unroll
+      for (int i = 0; i < filter_rows; ++i) {
+        if (r < i || (r - i) % stride != 0 || (r - i) / stride >= tile_rows) continue;
+#pragma unroll
+        for (int j = 0; j < kernel_w; ++j)
+          sums[(r - i) / stride] = fmaf(elements(r % 2, j), taps[i][j], sums[(r - i) / stride]);
+      }
+    }
+    row += row_step;
+    at += row_step * g.w.source;
+  }
+}
+
+template <typename S, int kernel_w, int tile_rows, Mode mode>
+__global__ void __launch_bounds__(kMaxThreads,
+                                  resident_blocks(tile_rows, kFilterRows[kernel_w], kernel_w))
+    convolve(const Convolution p, const typename S::Type* __restrict__ source,
+             const typename S::Type* __restrict__ weight, const typename S::Type* __restrict__ bias,
+             typename S::Type* __restrict__ result) {
+  using Type = typename S::Type;
+  extern __shared__ __align__(16) char shared[];
+  const Grid& grid = p.grid;
+  const Geometry& g = grid.g;
+  const int taps = g.h.kernel * kernel_w;
+  auto* filters = reinterpret_cast<float*>(shared + g.rest_at);
+  float* biases = filters + g.planes * taps;
+  auto* staged = reinterpret_cast<Type*>(shared + g.results_at);
+
+  const std::int64_t begin = run_begin(g.units, blockIdx.x, gridDim.x);
+  const std::int64_t end = run_begin(g.units, blockIdx.x + 1, gridDim.x);
+  Unit next = grid.unit(begin);
+  Unit unit = next;
+  RunLoader loader(reinterpret_cast<std::uint64_t*>(shared + g.barriers_at), grid.stages);
+  const auto load = [&](std::int64_t index, int slot) {
+    if (index >= end) return loader.skip();
+    const RowRange rows = grid.source_rows(next);
+    loader.load(slot, shared + slot * g.stage_bytes, grid.source_run(source, next, rows),
+                grid.planes(next) * (rows.last - rows.first) * g.w.source);
+    next.advance(grid.images, g.bands);
+  };
+  __syncthreads();
+  for (int i = 0; i < grid.stages - 1; ++i)
+    load(begin + i, i);
+
+  const Item first_item = item_at(grid, threadIdx.x);
+  int slot = 0, filters_of = -1;
+  for (std::int64_t index = begin; index < end; ++index) {
+    const int planes = grid.planes(unit);
+    if (unit.group != filters_of) {
+      filters_of = unit.group;
+      const std::int64_t channel = static_cast<std::int64_t>(unit.group) * g.planes;
+      for (int i = threadIdx.x; i < planes * taps; i += blockDim.x) {
+        const int to = p.mirrored ? (2 * (i / taps) + 1) * taps - 1 - i : i;
+        filters[to] = S::widen(weight[channel * taps + i]);
+      }
+      for (int i = threadIdx.x; i < planes; i += blockDim.x)
+        biases[i] = bias == nullptr ? 0.f : S::widen(bias[channel + i]);
+    }
+    loader.wait(slot, grid.stages - 2);
+    wait_until_sent();
+    __syncthreads();
+    load(index + grid.stages - 1, slot == 0 ? grid.stages - 1 : slot - 1);
+
+    const RowRange rows = grid.source_rows(unit);
+    const Type* run = reinterpret_cast<const Type*>(shared + slot * g.stage_bytes) +
+                      misalignment(grid.source_run(source, unit, rows));
+    const int source_plane = (rows.last - rows.first) * g.w.source;
+    const int valid_rows = grid.rows(unit);
+    const int result_plane = valid_rows * g.w.result;
+    Type* out = grid.result_run(result, unit);
+    Type* staged_out = staged + misalignment(out);
+
+    for (int i = threadIdx.x; i < g.items; i += blockDim.x) {
+      const Item item = i < blockDim.x ? first_item : item_at(grid, i);
+      if (item.plane >= planes || item.row >= valid_rows) continue;
+      const int row = (unit.band * g.rows + item.row) * g.h.stride - g.h.pad;
+      const Type* at = run + item.plane * source_plane + (row - rows.first) * g.w.source +
+                       item.column * g.w.stride - g.w.pad;
+      const float* filter = filters + item.plane * taps;
+      RowOfTaps<S, kernel_w, mode> elements(item.column, g.w);
+      float sums[tile_rows];
+#pragma unroll
+      for (int r = 0; r < tile_rows; ++r)
+        sums[r] = biases[item.plane];
+      constexpr int filter_rows = kFilterRows[kernel_w];
+      int a = 0;
+#pragma unroll 1
+      for (; a + filter_rows <= g.h.kernel; a += filter_rows)
+        add_taps<S, kernel_w, tile_rows, mode, filter_rows>(
+            sums, elements, at + a * g.h.dilation * g.w.source, row + a * g.h.dilation, rows,
+            filter + a * kernel_w, g);
+#pragma unroll 1
+      for (; a < g.h.kernel; ++a)
+        add_taps<S, kernel_w, tile_rows, mode, 1>(
+            sums, elements, at + a * g.h.dilation * g.w.source, row + a * g.h.dilation, rows,
+            filter + a * kernel_w, g);
+
+      Type* to = staged_out + item.plane * result_plane + item.row * g.w.result + item.column;
+#pragma unroll
+      for (int r = 0; r < tile_rows; ++r) {
+        if (item.row + r * g.h.dilation < valid_rows) *to = S::round(sums[r]);
+        to += g.h.dilation * g.w.result;
+      }
+    }
+    publish();
+    __syncthreads();
+    send_run(out, staged_out, planes * result_plane);
+    unit.advance(grid.images, g.bands);
+    if (++slot == grid.stages) slot = 0;
+  }
+  wait_until_sent();
+}
+
+template <typename S>
+using Convolve = void (*)(Convolution, const typename S::Type*, const typename S::Type*,
+                          const typename S::Type*, typename S::Type*);
+
+template <typename S, int tile_rows, Mode mode, int... width>
+Convolve<S> convolve_of(int kernel_w, std::integer_sequence<int, width...>) {
+  constexpr Convolve<S> table[] = {convolve<S, width + 1, tile_rows, mode>...};
+  return table[kernel_w - 1];
+}
+
+template <typename S, Mode mode>
+Convolve<S> choose_convolve(const Geometry& g) {
+  constexpr auto widths = std::make_integer_sequence<int, kMaxKernel>{};
+  constexpr auto& rows = kTileRows[static_cast<int>(mode)];
+  return g.tile_rows == rows[0] ? convolve_of<S, rows[0], mode>(g.w.kernel, widths)
+                                : convolve_of<S, rows[1], mode>(g.w.kernel, widths);
+}
+
+template <DType dtype>
+void launch_convolve(const Problem& problem, const Plan& plan, const Tensors& tensors,
+                     cudaStream_t stream) {
+  using S = Scalar<dtype>;
+  using Type = typename S::Type;
+  const bool mirrored = problem.pass == Pass::backward_input;
+  const Geometry g = geometry(problem, plan.tiling);
+  const Convolution p{Grid(g, problem, plan.tiling), mirrored};
+  const auto kernel = g.mode == Mode::dense     ? choose_convolve<S, Mode::dense>(g)
+                      : g.mode == Mode::strided ? choose_convolve<S, Mode::strided>(g)
+                                                : choose_convolve<S, Mode::dilated>(g);
+  allow_shared(kernel, g.shared_bytes);
+  kernel<<<static_cast<unsigned>(plan.blocks), plan.threads, g.shared_bytes, stream>>>(
+      p, static_cast<const Type*>(mirrored ? tensors.output : tensors.input),
+      static_cast<const Type*>(tensors.weight), static_cast<const Type*>(tensors.bias),
+      static_cast<Type*>(mirrored ? tensors.input : tensors.output));
+  check_launch("tile convolve");
+}
+
+}  // namespace dwconv::tile

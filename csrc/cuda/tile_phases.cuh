@@ -1,0 +1,171 @@
+// The tile family: input gradient with stride 2, by phases. Result 2 * q + phase - pad takes only
+// the taps of its own phase, 2 * m + phase, from the output gradient at q - m: so the four results
+// of a step along both axes share their reads, and no tap is tried in vain.
+#pragma once
+
+#include <utility>
+
+#include "check.cuh"
+#include "tile.h"
+#include "tile_unit.cuh"
+
+namespace dwconv::tile {
+
+struct Phases {
+  Grid grid;
+  int kernel_h;
+  int result_h, result_w;
+  int pad_h, pad_w;
+};
+
+template <typename S, int kernel_w>
+__global__ void __launch_bounds__(kMaxThreads, kStepBlocks)
+    scatter(const Phases p, const typename S::Type* __restrict__ source,
+            const typename S::Type* __restrict__ weight, typename S::Type* __restrict__ result) {
+  using Type = typename S::Type;
+  constexpr int half_w = (kernel_w + 1) / 2;
+  extern __shared__ __align__(16) char shared[];
+  const Grid& grid = p.grid;
+  const Geometry& g = grid.g;
+  const int taps = p.kernel_h * kernel_w;
+  auto* filters = reinterpret_cast<float*>(shared + g.rest_at);
+  auto* staged = reinterpret_cast<Type*>(shared + g.results_at);
+
+  const std::int64_t begin = run_begin(g.units, blockIdx.x, gridDim.x);
+  const std::int64_t end = run_begin(g.units, blockIdx.x + 1, gridDim.x);
+  Unit next = grid.unit(begin);
+  Unit unit = next;
+  RunLoader loader(reinterpret_cast<std::uint64_t*>(shared + g.barriers_at), grid.stages);
+  const auto load = [&](std::int64_t index, int slot) {
+    if (index >= end) return loader.skip();
+    const RowRange rows = grid.source_rows(next);
+    loader.load(slot, shared + slot * g.stage_bytes, grid.source_run(source, next, rows),
+                grid.planes(next) * (rows.last - rows.first) * g.w.source);
+    next.advance(grid.images, g.bands);
+  };
+  __syncthreads();
+  for (int i = 0; i < grid.stages - 1; ++i)
+    load(begin + i, i);
+
+  const Item first_item = item_at(grid, threadIdx.x);
+  int slot = 0, filters_of = -1;
+  for (std::int64_t index = begin; index < end; ++index) {
+    const int planes = grid.planes(unit);
+    if (unit.group != filters_of) {
+      filters_of = unit.group;
+      const Type* from = weight + static_cast<std::int64_t>(unit.group) * g.planes * taps;
+      for (int i = threadIdx.x; i < planes * taps; i += blockDim.x)
+        filters[i] = S::widen(from[i]);
+    }
+    loader.wait(slot, grid.stages - 2);
+    wait_until_sent();
+    __syncthreads();
+    load(index + grid.stages - 1, slot == 0 ? grid.stages - 1 : slot - 1);
+
+    const RowRange rows = grid.source_rows(unit);
+    const Type* run = reinterpret_cast<const Type*>(shared + slot * g.stage_bytes) +
+                      misalignment(grid.source_run(source, unit, rows));
+    const int source_plane = (rows.last - rows.first) * g.w.source;
+    // The result rows of the band.
+    const int first_step = unit.band * g.rows;
+    const int first_row = max(2 * first_step - p.pad_h, 0);
+    const int last_row = min(2 * (first_step + grid.rows(unit)) - p.pad_h, p.result_h);
+    const int result_plane = (last_row - first_row) * p.result_w;
+    Type* out = result + (grid.first_plane(unit) * p.result_h + first_row) * p.result_w;
+    Type* staged_out = staged + misalignment(out);
+
+    for (int i = threadIdx.x; i < g.items; i += blockDim.x) {
+      const Item item = i < blockDim.x ? first_item : item_at(grid, i);
+      if (item.plane >= planes || item.row >= grid.rows(unit)) continue;
+      const float* filter = filters + item.plane * taps;
+      const int step = first_step + item.row;
+      const Type* at = run + item.plane * source_plane + (step - rows.first) * g.w.source;
+      bool inside[half_w];
+#pragma unroll
+      for (int m = 0; m < half_w; ++m)
+        inside[m] = static_cast<unsigned>(item.column - m) < static_cast<unsigned>(g.w.source);
+
+      float sums[2 * kStepRows][2] = {};
+#pragma unroll 1
+      for (int m = 0; m < g.h.kernel; ++m) {
+        float phases[2][kernel_w];
+#pragma unroll
+        for (int phase = 0; phase < 2; ++phase)
+#pragma unroll
+          for (int b = 0; b < kernel_w; ++b)
+            phases[phase][b] =
+                2 * m + phase < p.kernel_h ? filter[(2 * m + phase) * kernel_w + b] : 0.f;
+#pragma unroll
+        for (int r = 0; r < kStepRows; ++r) {
+          const int row = step + r - m;
+          if (row < rows.first || row >= rows.last) continue;
+          float values[half_w] = {};
+#pragma unroll
+          for (int n = 0; n < half_w; ++n)
+            if (inside[n]) values[n] = S::widen(at[(r - m) * g.w.source + item.column - n]);
+#pragma unroll
+          for (int b = 0; b < kernel_w; ++b)
+            sums[2 * r][b % 2] = fmaf(values[b / 2], phases[0][b], sums[2 * r][b % 2]);
+          if (2 * m + 1 < p.kernel_h) {
+#pragma unroll
+            for (int b = 0; b < kernel_w; ++b)
+              sums[2 * r + 1][b % 2] = fmaf(values[b / 2], phases[1][b], sums[2 * r + 1][b % 2]);
+          }
+        }
+      }
+
+      const int row = 2 * step - p.pad_h;
+      const int column = 2 * item.column - p.pad_w;
+      Type* to = staged_out + item.plane * result_plane + (row - first_row) * p.result_w + column;
+      const bool left = static_cast<unsigned>(column) < static_cast<unsigned>(p.result_w);
+      const bool right = static_cast<unsigned>(column + 1) < static_cast<unsigned>(p.result_w);
+#pragma unroll
+      for (int r = 0; r < 2 * kStepRows; ++r) {
+        if (row + r >= first_row && row + r < last_row) {
+          if (left) to[0] = S::round(sums[r][0]);
+          if (right) to[1] = S::round(sums[r][1]);
+        }
+        to += p.result_w;
+      }
+    }
+    publish();
+    __syncthreads();
+    send_run(out, staged_out, planes * result_plane);
+    unit.advance(grid.images, g.bands);
+    if (++slot == grid.stages) slot = 0;
+  }
+  wait_until_sent();
+}
+
+template <typename S>
+using Scatter = void (*)(Phases, const typename S::Type*, const typename S::Type*,
+                         typename S::Type*);
+
+template <typename S, int... width>
+Scatter<S> scatter_of(int kernel_w, std::integer_sequence<int, width...>) {
+  constexpr Scatter<S> table[] = {scatter<S, width + 1>...};
+  return table[kernel_w - 1];
+}
+
+template <DType dtype>
+void launch_scatter(const Problem& problem, const Plan& plan, const Tensors& tensors,
+                    cudaStream_t stream) {
+  using S = Scalar<dtype>;
+  using Type = typename S::Type;
+  const Geometry g = geometry(problem, plan.tiling);
+  const Phases p{.grid = Grid(g, problem, plan.tiling),
+                 .kernel_h = static_cast<int>(problem.h.kernel),
+                 .result_h = static_cast<int>(problem.h.input),
+                 .result_w = static_cast<int>(problem.w.input),
+                 .pad_h = static_cast<int>(problem.h.pad_before),
+                 .pad_w = static_cast<int>(problem.w.pad_before)};
+  const auto kernel = scatter_of<S>(static_cast<int>(problem.w.kernel),
+                                    std::make_integer_sequence<int, kMaxKernel>{});
+  allow_shared(kernel, g.shared_bytes);
+  kernel<<<static_cast<unsigned>(plan.blocks), plan.threads, g.shared_bytes, stream>>>(
+      p, static_cast<const Type*>(tensors.output), static_cast<const Type*>(tensors.weight),
+      static_cast<Type*>(tensors.input));
+  check_launch("tile scatter");
+}
+
+}  // namespace dwconv::tile

@@ -1,0 +1,214 @@
+// The tile family: weight gradient with stride 1 and 2. A thread keeps the sums of some filter rows
+// of one channel in registers over all units of its block's run; the threads of a block, and then
+// the blocks, are added in a fixed order.
+#pragma once
+
+#include <utility>
+
+#include "reduce.cuh"
+#include "tile.h"
+#include "tile_unit.cuh"
+
+namespace dwconv::tile {
+
+struct WeightGradient {
+  Grid grid;
+  Partials partials;
+};
+
+// The sums of one batch over the threads that share a plane and a role, added in the order of the
+// threads by `parts` lanes each.
+template <int kernel_w, int filter_rows>
+__device__ inline void add_threads(const WeightGradient& p, const float* batch, int first,
+                                   int planes, float* partial) {
+  const Geometry& g = p.grid.g;
+  const int taps = g.h.kernel * kernel_w;
+  const int entries = g.planes > 1 ? g.items / g.planes : p.grid.threads;
+  const int outputs = g.roles * g.planes * kSumBatch;
+  int parts = 1;
+  const int threads = static_cast<int>(blockDim.x);
+  while (parts < 32 && outputs * parts * 2 <= threads && parts * 2 <= entries)
+    parts *= 2;
+  const int part = threadIdx.x % parts;
+  // The same number of rounds for every thread: they shuffle together.
+  for (int begin = 0; begin < outputs; begin += threads / parts) {
+    int output = begin + static_cast<int>(threadIdx.x) / parts;
+    const bool in_range = output < outputs;
+    const int sum_index = output % kSumBatch;
+    output /= kSumBatch;
+    const int plane = output % g.planes;
+    const int role = output / g.planes;
+    float sum = 0;
+    if (in_range) {
+      const float* from = batch + sum_index * threads + role * p.grid.threads + plane * entries;
+      for (int entry = part; entry < entries; entry += parts)
+        sum += from[entry];
+    }
+    for (int step = parts / 2; step > 0; step /= 2)
+      sum += __shfl_down_sync(0xffffffffu, sum, step);
+    const int sum_of_role = first + sum_index;
+    const int row = role * filter_rows + sum_of_role / kernel_w;
+    if (in_range && part == 0 && sum_of_role < filter_rows * kernel_w && row < g.h.kernel &&
+        plane < planes) {
+      partial[plane * taps + row * kernel_w + sum_of_role % kernel_w] = sum;
+    }
+  }
+}
+
+template <typename S, int kernel_w, int filter_rows, Mode mode>
+__global__ void __launch_bounds__(kMaxThreads, resident_blocks(kSumRows[static_cast<int>(mode)],
+                                                               filter_rows, kernel_w))
+    sum_units(const WeightGradient p, const typename S::Type* __restrict__ input,
+              const typename S::Type* __restrict__ grad_output, float* __restrict__ partial) {
+  using Type = typename S::Type;
+  constexpr int tile_rows = kSumRows[static_cast<int>(mode)];
+  constexpr int stride = mode == Mode::strided ? 2 : 1;
+  extern __shared__ __align__(16) char shared[];
+  const Grid& grid = p.grid;
+  const Geometry& g = grid.g;
+  auto* batch = reinterpret_cast<float*>(shared + g.rest_at);
+  let_next_kernel_start();
+
+  const std::int64_t begin = run_begin(g.units, blockIdx.x, gridDim.x);
+  const std::int64_t end = run_begin(g.units, blockIdx.x + 1, gridDim.x);
+  Unit next = grid.unit(begin);
+  Unit unit = next;
+  RunLoader loader(reinterpret_cast<std::uint64_t*>(shared + g.barriers_at), grid.stages);
+  const auto load = [&](std::int64_t index, int slot) {
+    if (index >= end) return loader.skip();
+    const RowRange rows = grid.source_rows(next);
+    const int planes = grid.planes(next);
+    char* stage = shared + slot * g.stage_bytes;
+    loader.load(slot, stage, grid.source_run(input, next, rows),
+                planes * (rows.last - rows.first) * g.w.source, stage + g.grad_at,
+                grid.result_run(grad_output, next), planes * grid.rows(next) * g.w.result);
+    next.advance(grid.images, g.bands);
+  };
+  __syncthreads();
+  for (int i = 0; i < grid.stages - 1; ++i)
+    load(begin + i, i);
+
+  const int role = static_cast<int>(threadIdx.x) / grid.threads;
+  const int first = static_cast<int>(threadIdx.x) - role * grid.threads;
+  const int first_item = role < g.roles ? first : g.items;
+  const Item item_of_thread = item_at(grid, first);
+  float sums[filter_rows][kernel_w] = {};
+
+  int slot = 0;
+  for (std::int64_t index = begin; index < end; ++index) {
+    const int planes = grid.planes(unit);
+    loader.wait(slot, grid.stages - 2);
+    __syncthreads();
+    load(index + grid.stages - 1, slot == 0 ? grid.stages - 1 : slot - 1);
+
+    const char* stage = shared + slot * g.stage_bytes;
+    const RowRange rows = grid.source_rows(unit);
+    const Type* run =
+        reinterpret_cast<const Type*>(stage) + misalignment(grid.source_run(input, unit, rows));
+    const Type* grad_run = reinterpret_cast<const Type*>(stage + g.grad_at) +
+                           misalignment(grid.result_run(grad_output, unit));
+    const int source_plane = (rows.last - rows.first) * g.w.source;
+    const int valid_rows = grid.rows(unit);
+    for (int i = first_item; i < g.items; i += grid.threads) {
+      const Item item = i == first ? item_of_thread : item_at(grid, i);
+      if (item.plane >= planes) break;
+      if (item.row >= valid_rows) continue;
+      const Type* from = grad_run + (item.plane * valid_rows + item.row) * g.w.result + item.column;
+      float grad[tile_rows];
+#pragma unroll
+      for (int r = 0; r < tile_rows; ++r) {
+        grad[r] = item.row + r * g.h.dilation < valid_rows ? S::widen(*from) : 0.f;
+        from += g.h.dilation * g.w.result;
+      }
+      int row = (unit.band * g.rows + item.row) * g.h.stride - g.h.pad;
+      const Type* at = run + item.plane * source_plane + (row - rows.first) * g.w.source +
+                       item.column * g.w.stride - g.w.pad;
+      row += role * filter_rows * g.h.dilation;
+      at += role * filter_rows * g.h.dilation * g.w.source;
+      RowOfTaps<S, kernel_w, mode> elements(item.column, g.w);
+#pragma unroll
+      for (int r = 0; r < (tile_rows - 1) * stride + filter_rows; ++r) {
+        // Rows past the last one loaded belong to taps or results that do not exist.
+        if (row >= rows.first && row < rows.last) {
+          elements.load(r % 2, at);
+#pragma unroll
+          for (int a = 0; a < filter_rows; ++a) {
+            if (r < a || (r - a) % stride != 0 || (r - a) / stride >= tile_rows) continue;
+#pragma unroll
+            for (int b = 0; b < kernel_w; ++b)
+              sums[a][b] = fmaf(elements(r % 2, b), grad[(r - a) / stride], sums[a][b]);
+          }
+        }
+        row += g.h.dilation;
+        at += g.h.dilation * g.w.source;
+      }
+    }
+
+    const int group = unit.group;
+    unit.advance(grid.images, g.bands);
+    if (++slot == grid.stages) slot = 0;
+    if (index + 1 < end && unit.group == group) continue;
+    float* to = partial + partial_offset(p.partials, blockIdx.x, group);
+#pragma unroll
+    for (int first = 0; first < filter_rows * kernel_w; first += kSumBatch) {
+      __syncthreads();
+#pragma unroll
+      for (int i = 0; i < kSumBatch && first + i < filter_rows * kernel_w; ++i)
+        batch[i * blockDim.x + threadIdx.x] = sums[(first + i) / kernel_w][(first + i) % kernel_w];
+      __syncthreads();
+      add_threads<kernel_w, filter_rows>(p, batch, first, planes, to);
+    }
+#pragma unroll
+    for (int a = 0; a < filter_rows; ++a)
+#pragma unroll
+      for (int b = 0; b < kernel_w; ++b)
+        sums[a][b] = 0;
+  }
+}
+
+template <typename S>
+using SumUnits = void (*)(WeightGradient, const typename S::Type*, const typename S::Type*, float*);
+
+template <typename S, int filter_rows, Mode mode, int... width>
+SumUnits<S> sum_units_of(int kernel_w, std::integer_sequence<int, width...>) {
+  constexpr SumUnits<S> table[] = {sum_units<S, width + 1, filter_rows, mode>...};
+  return table[kernel_w - 1];
+}
+
+template <typename S, Mode mode>
+SumUnits<S> choose_sum_units(int filter_rows, int kernel_w) {
+  constexpr auto widths = std::make_integer_sequence<int, kMaxKernel>{};
+  switch (filter_rows) {
+    case 5:
+      return sum_units<S, 5, 5, mode>;
+    case 7:
+      return sum_units<S, 7, 7, mode>;
+    case 3:
+      return sum_units_of<S, 3, mode>(kernel_w, widths);
+    default:
+      return sum_units_of<S, 1, mode>(kernel_w, widths);
+  }
+}
+
+template <DType dtype>
+void launch_sum_units(const Problem& problem, const Plan& plan, const Tensors& tensors,
+                      cudaStream_t stream) {
+  using S = Scalar<dtype>;
+  using Type = typename S::Type;
+  const Geometry g = geometry(problem, plan.tiling);
+  const WeightGradient p{Grid(g, problem, plan.tiling), partials_of(problem, g, plan.blocks)};
+  const int filter_rows = g.filter_rows, kernel_w = g.w.kernel;
+  const auto kernel =
+      g.mode == Mode::dense     ? choose_sum_units<S, Mode::dense>(filter_rows, kernel_w)
+      : g.mode == Mode::strided ? choose_sum_units<S, Mode::strided>(filter_rows, kernel_w)
+                                : choose_sum_units<S, Mode::dilated>(filter_rows, kernel_w);
+  allow_shared(kernel, g.shared_bytes);
+  auto* partial = static_cast<float*>(tensors.workspace);
+  kernel<<<static_cast<unsigned>(plan.blocks), plan.threads, g.shared_bytes, stream>>>(
+      p, static_cast<const Type*>(tensors.input), static_cast<const Type*>(tensors.output),
+      partial);
+  check_launch("tile sum_units");
+  launch_add_partials<S>(p.partials, partial, static_cast<Type*>(tensors.weight), stream);
+}
+
+}  // namespace dwconv::tile

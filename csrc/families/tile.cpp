@@ -1,0 +1,169 @@
+#include "tile.h"
+
+#include <cmath>
+
+#include "family.h"
+
+namespace dwconv {
+namespace {
+
+using namespace tile;
+
+// What an H100 gets through, for the choice among tilings and among families.
+constexpr double kBytesPerUs = 2.95e6;       // a large copy moves 3.0e6
+constexpr double kLaunchUs = 3.5;            // an empty kernel
+constexpr double kIssuePerUs = 4 * 1.6e3;    // warp instructions of a multiprocessor
+constexpr double kBytesInFlight = 24 << 10;  // of a multiprocessor, to keep the memory busy
+constexpr double kWarps = 22;                // of a multiprocessor, to keep its issue slots busy
+
+// Instructions of one tile.
+double tile_instructions(const Problem& problem, const Geometry& g) {
+  const bool weight = problem.pass == Pass::backward_weight;
+  const double load = (problem.dtype == DType::float32 ? 1 : 2) + (g.mode == Mode::dilated ? 1 : 0);
+  if (by_phases(problem)) {
+    const double loads = load * g.h.kernel * g.tile_rows * g.w.kernel;
+    return 80 + loads + 1.3 * static_cast<double>(problem.taps()) * (g.tile_rows + 1) + 30;
+  }
+  const double chunks = weight ? 1 : std::ceil(1.0 * g.h.kernel / g.filter_rows);
+  const double rows =
+      chunks * ((g.tile_rows - 1) * g.w.stride + std::min(g.filter_rows, g.h.kernel));
+  const double taps = weight ? g.filter_rows * g.w.kernel : static_cast<double>(problem.taps());
+  return 50 + rows * (g.w.kernel * load + 4) + taps * (g.tile_rows + (weight ? 0 : 1)) +
+         3 * g.tile_rows;
+}
+
+double estimate(const Problem& problem, const Arch& arch, const Geometry& g, const Tiling& tiling,
+                int resident) {
+  const bool weight = problem.pass == Pass::backward_weight;
+  const auto bytes = static_cast<double>(size_of(problem.dtype));
+  const auto units = static_cast<double>(g.units);
+  const double blocks = std::min(units, static_cast<double>(resident) * arch.multiprocessors);
+  const double runs = std::ceil(units / blocks);  // of the busiest block
+  const double warps = tiling.threads / 32;
+  const double on_one = std::ceil(blocks / arch.multiprocessors);
+
+  const double rounds = std::ceil(static_cast<double>(g.items) / (tiling.threads / g.roles));
+  const double per_unit = warps * (rounds * tile_instructions(problem, g) + 150);
+  const double busy = std::min(1.0, on_one * warps / kWarps);
+  const double unit_us = per_unit * on_one / (kIssuePerUs * busy);
+  const double compute = unit_us * runs;
+
+  // Rows that neighbouring bands read twice come from the L2 and count a quarter.
+  const double source_rows = g.whole() ? g.h.source : std::min(g.h.source, g.h.reach(g.rows));
+  const double loaded =
+      g.planes * bytes * (source_rows * g.w.source + (weight ? g.rows * g.w.result : 0.0));
+  const double reread = g.bands * source_rows / g.h.source;
+  const double moved = static_cast<double>(problem.input_numel() + problem.output_numel()) * bytes;
+  const double in_flight = on_one * (tiling.stages - 1) * loaded;
+  const double rate = kBytesPerUs * arch.multiprocessors / 132;
+  const double memory = moved * (1 + 0.25 * std::max(reread - 1, 0.0)) / rate *
+                        std::max(1.0, kBytesInFlight / in_flight) * runs / (units / blocks);
+  // At first nothing can be computed, and at last nothing is left to load.
+  const double ends = std::min(blocks, units) * loaded / rate + unit_us;
+  return kLaunchUs + std::max(memory, compute) + 0.1 * std::min(memory, compute) + 0.5 * ends;
+}
+
+struct Candidate {
+  Tiling tiling;
+  int resident = 0;
+  double us = 0;
+};
+
+// The tiling with the lowest estimate; resident = 0 where none fits.
+Candidate search(const Problem& problem, const Arch& arch) {
+  Candidate best;
+  const bool weight = problem.pass == Pass::backward_weight;
+  const auto consider = [&](const Tiling& tiling) {
+    const Geometry g = geometry(problem, tiling);
+    if (weight && g.planes > 1 && g.items > tiling.threads / g.roles) return false;
+    if (g.shared_bytes > shared_per_block(arch)) return false;
+    const int blocks =
+        by_phases(problem) ? kStepBlocks : resident_blocks(g.tile_rows, g.filter_rows, g.w.kernel);
+    const int resident =
+        std::min(blocks * kMaxThreads / tiling.threads, blocks_that_fit(arch, g.shared_bytes));
+    const double us = estimate(problem, arch, g, tiling, resident);
+    if (best.resident == 0 || us < best.us) best = {tiling, resident, us};
+    return true;
+  };
+  const Geometry one = geometry(problem, {});
+  const int results = one.h.result;
+  const auto& heights = kTileRows[static_cast<int>(one.mode)];
+  for (const int tile_rows : {heights[0], heights[1]}) {
+    for (const int threads : {64, 128, 192, 224, 256}) {
+      for (const int stages : {2, 3}) {
+        Tiling tiling{.stages = stages, .threads = threads, .tile_rows = tile_rows};
+        tiling.rows = results;
+        for (int planes = 1; planes <= std::min<std::int64_t>(64, problem.channels); ++planes) {
+          tiling.planes = planes;
+          if (!consider(tiling)) break;
+        }
+        tiling.planes = 1;
+        const int step = geometry(problem, tiling).tile_rows * one.h.dilation;
+        for (const int rows : {1, 2, 4}) {
+          tiling.rows = rows;
+          if (rows < std::min(step, results)) consider(tiling);
+        }
+        for (int tiles = 1; tiles <= 16 && tiles * step < results; ++tiles) {
+          tiling.rows = tiles * step;
+          if (!consider(tiling)) break;
+        }
+      }
+    }
+  }
+  return best;
+}
+
+std::optional<std::string> refuse(const Kernel&, const Problem& problem, const Arch& arch) {
+  const Axis &h = problem.h, &w = problem.w;
+  if (problem.multiplier != 1) return "it takes one filter per channel";
+  if (w.kernel > kMaxKernel || h.kernel > kMaxKernel) {
+    return "it takes kernels of up to " + std::to_string(kMaxKernel) + " x " +
+           std::to_string(kMaxKernel);
+  }
+  if (h.stride != w.stride || h.stride > 2) return "it takes stride 1 or 2, the same on both axes";
+  if (h.stride == 2 && std::max(h.dilation, w.dilation) > 1) {
+    return "it takes no dilation with stride 2";
+  }
+  if (!by_phases(problem) &&
+      (h.pad_before > h.dilation * (h.kernel - 1) || w.pad_before > w.dilation * (w.kernel - 1))) {
+    return "some results lie wholly in the padding";
+  }
+  // Positions within an image are counted in 32 bits, and within a unit with a dilation in fewer.
+  constexpr std::int64_t kMaxSide = 1 << 15;
+  if (std::max({h.input, w.input, h.output(), w.output(), h.dilation, w.dilation}) > kMaxSide ||
+      problem.batch >= std::int64_t{1} << 31 || problem.channels >= std::int64_t{1} << 31) {
+    return "images, batch or channels are too large for it";
+  }
+  if (search(problem, arch).resident == 0) {
+    return "its rows do not fit the shared memory of the device";
+  }
+  return std::nullopt;
+}
+
+// The zeros of the padding meet filters, never an image; but an output gradient that a register
+// tile lacks is a zero that meets one.
+bool spreads_nonfinite(const Problem& problem) { return problem.pass == Pass::backward_weight; }
+
+Plan configure(const Kernel& kernel, const Problem& problem, const Arch& arch) {
+  const Candidate best = search(problem, arch);
+  const Geometry g = geometry(problem, best.tiling);
+  Plan plan;
+  plan.kernel = &kernel;
+  plan.threads = best.tiling.threads;
+  plan.tiling = best.tiling;
+  plan.blocks = std::min<std::int64_t>(
+      g.units, static_cast<std::int64_t>(best.resident) * arch.multiprocessors);
+  plan.estimate_us = best.us;
+  if (problem.pass == Pass::backward_weight) {
+    const Partials partials = partials_of(problem, g, plan.blocks);
+    plan.slices = plan.blocks;
+    plan.workspace_bytes = partials.bytes();
+  }
+  return plan;
+}
+
+}  // namespace
+
+const FamilyPlanner kTilePlanner{refuse, spreads_nonfinite, configure};
+
+}  // namespace dwconv

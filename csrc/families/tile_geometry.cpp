@@ -1,0 +1,68 @@
+#include "tile.h"
+
+namespace dwconv::tile {
+namespace {
+
+// As run_bytes in cuda/bulk.cuh: the 16 bytes around either end come along.
+constexpr int run_bytes(int elements, int element_bytes) {
+  return round_up(elements * element_bytes, 16) + 16;
+}
+
+void choose_windows(Geometry& g, const Problem& problem, const Tiling& tiling) {
+  if (by_phases(problem)) {
+    g.h = phase_window(problem.h);
+    g.w = phase_window(problem.w);
+    g.tile_rows = kStepRows;
+    return;
+  }
+  const bool mirrored = problem.pass == Pass::backward_input;
+  g.h = mirrored ? mirrored_window(problem.h) : forward_window(problem.h);
+  g.w = mirrored ? mirrored_window(problem.w) : forward_window(problem.w);
+  g.mode = g.w.stride > 1                         ? Mode::strided
+           : g.w.dilation > 1 || g.h.dilation > 1 ? Mode::dilated
+                                                  : Mode::dense;
+  if (problem.pass == Pass::backward_weight) {
+    g.tile_rows = kSumRows[static_cast<int>(g.mode)];
+    g.filter_rows = sum_filter_rows(g.h.kernel, g.w.kernel);
+    g.roles = ceil_div(g.h.kernel, g.filter_rows);
+  } else {
+    g.tile_rows = tiling.tile_rows;
+    g.filter_rows = kFilterRows[g.w.kernel];
+  }
+}
+
+}  // namespace
+
+Geometry geometry(const Problem& problem, const Tiling& tiling) {
+  Geometry g;
+  choose_windows(g, problem, tiling);
+  g.planes = tiling.planes;
+  g.groups = ceil_div(static_cast<int>(problem.channels), g.planes);
+  g.rows = std::min(tiling.rows, g.h.result);
+  g.bands = ceil_div(g.h.result, g.rows);
+  g.row_tiles = ceil_div(ceil_div(g.rows, g.h.dilation), g.tile_rows);
+  g.items = g.planes * g.h.dilation * g.row_tiles * g.w.result;
+  g.units = problem.batch * g.groups * g.bands;
+
+  const bool weight = problem.pass == Pass::backward_weight;
+  const auto bytes = static_cast<int>(size_of(problem.dtype));
+  const int source_rows = g.whole() ? g.h.source : std::min(g.h.source, g.h.reach(g.rows));
+  g.grad_at = run_bytes(g.planes * source_rows * g.w.source, bytes);
+  g.stage_bytes = g.grad_at;
+  const int result_run = run_bytes(g.planes * g.rows * g.w.result, bytes);
+  if (weight) g.stage_bytes += result_run;
+  g.rest_at = tiling.stages * g.stage_bytes;
+  if (weight) {
+    g.barriers_at = g.rest_at + kSumBatch * tiling.threads * 4;
+  } else {
+    const int taps = static_cast<int>(problem.taps());
+    g.results_at = round_up(g.rest_at + g.planes * (taps + 1) * 4, 16);
+    const int steps_run =
+        run_bytes(g.planes * 2 * g.rows * static_cast<int>(problem.w.input), bytes);
+    g.barriers_at = g.results_at + (by_phases(problem) ? steps_run : result_run);
+  }
+  g.shared_bytes = g.barriers_at + 8 * tiling.stages;
+  return g;
+}
+
+}  // namespace dwconv::tile
