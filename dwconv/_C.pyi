@@ -24,6 +24,7 @@ def plan(
     compute_capability: int = 90,
     multiprocessors: int = 132,
     kernel: str | None = None,
+    strict_nonfinite: bool = False,
 ) -> dict[str, Any]:
     """The planner's choice for a problem on a stated device, with runners-up and refusals.
 
@@ -38,3 +39,9 @@ def plan_cache() -> dict[str, int]:
 
 def clear_plan_cache() -> None:
     """Forgets all plans."""
+
+def set_strict_nonfinite(enabled: bool) -> None:
+    """Makes the planner refuse kernels that do not spread Inf and NaN as nn.Conv2d does."""
+
+def strict_nonfinite() -> bool:
+    """Whether it does so."""

@@ -1,12 +1,16 @@
 """``depthwise_conv2d``: checks its arguments, then runs one differentiable function."""
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._prims_common import suggest_memory_format
+from torch._C import _are_functorch_transforms_active, _is_any_autocast_enabled
+from torch._functorch.utils import unwrap_dead_wrappers
+from torch.autograd import Function
+from torch.compiler import is_dynamo_compiling
+from torch.nn import Parameter
 
 from dwconv import _ops
 
@@ -23,10 +27,17 @@ class Geometry(NamedTuple):
     stride: tuple[int, int]
     padding: tuple[int, int, int, int]  # top, bottom, left, right
     dilation: tuple[int, int]
-    memory_format: torch.memory_format  # of the input, and so of the output and both gradients
 
 
-class _DepthwiseConv2d(torch.autograd.Function):
+class Call(NamedTuple):
+    """A call whose arguments are right."""
+
+    geometry: Geometry
+    batched: bool
+    given: tuple[Any, Any, Any]  # stride, padding and dilation themselves
+
+
+class _DepthwiseConv2d(Function):
     """Computes one of ``input``, ``weight``, ``output`` (the one that is None) from the others.
 
     Depthwise convolution is linear in its input and in its weight: ``sum(output * grad_output)`` is
@@ -47,9 +58,11 @@ class _DepthwiseConv2d(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        *tensors, _, geometry = inputs
-        ctx.save_for_backward(*tensors)
+        input, weight, given_output, _, geometry = inputs
+        ctx.save_for_backward(input, weight, given_output)
         ctx.geometry = geometry
+        # All of a call is in the memory format of its input, and gradients arrive in any.
+        ctx.memory_format = _ops.memory_format_of(given_output if input is None else input)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -60,7 +73,7 @@ class _DepthwiseConv2d(torch.autograd.Function):
         if weight is None:
             weight = grad
         else:
-            grad = grad.contiguous(memory_format=geometry.memory_format)
+            grad = grad.contiguous(memory_format=ctx.memory_format)
             if input is None:
                 input = grad
             else:
@@ -74,7 +87,19 @@ class _DepthwiseConv2d(torch.autograd.Function):
         )
 
 
-_differentiable: Callable[..., Tensor] = _DepthwiseConv2d.apply
+_apply_function: Callable[..., Tensor] = _DepthwiseConv2d.apply
+_apply_eagerly: Callable[..., Tensor] = super(Function, _DepthwiseConv2d).apply
+
+
+def _differentiable(*inputs: Any) -> Tensor:
+    """``_DepthwiseConv2d.apply``, by a short cut where dynamo and torch.func have no part in it.
+
+    There ``apply`` ends in the same two calls. But first it looks up the signature of ``forward``,
+    every time, which takes longer than all the rest.
+    """
+    if is_dynamo_compiling() or _are_functorch_transforms_active():
+        return _apply_function(*inputs)
+    return _apply_eagerly(*unwrap_dead_wrappers(inputs))
 
 
 def _compute(
@@ -84,7 +109,7 @@ def _compute(
     bias: Tensor | None,
     geometry: Geometry,
 ) -> Tensor:
-    input_size, weight_size, stride, padding, dilation, _ = geometry
+    input_size, weight_size, stride, padding, dilation = geometry
     result: Tensor
     if output is None:
         result = _ops.forward(input, weight, bias, stride, padding, dilation)
@@ -149,6 +174,15 @@ def paddings(
     return h // 2, h - h // 2, w // 2, w - w // 2
 
 
+def check_input(input: Any, channels: int | None) -> None:
+    """What can be wrong with the input alone; ``channels`` are those of a layer, or None."""
+    c = "C" if channels is None else channels
+    shape = f"(N, {c}, H, W) or ({c}, H, W)"
+    check_tensor(input, "input", (3, 4), shape)
+    if channels is not None and input.shape[-3] != channels:
+        raise ValueError(f"input must have the shape {shape}, got {tuple(input.shape)}")
+
+
 def check_tensor(tensor: Any, name: str, dims: tuple[int, ...], shape: str) -> None:
     """What can be wrong with one tensor. ``shape`` is what the message says of ``dims``."""
     if not isinstance(tensor, Tensor):
@@ -172,9 +206,11 @@ def _check_like_input(tensor: Tensor, name: str, input: Tensor) -> None:
         raise ValueError(f"{name} must be on input's device {input.device}, got {tensor.device}")
 
 
-def _check(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+def _check_tensors(
+    input: Tensor, weight: Tensor, bias: Tensor | None, channels: int | None
+) -> None:
     """Everything that can be wrong with the tensors themselves."""
-    check_tensor(input, "input", (3, 4), "(N, C, H, W) or (C, H, W)")
+    check_input(input, channels)
     check_tensor(weight, "weight", (4,), "(M*C, 1, kh, kw)")
     _check_like_input(weight, "weight", input)
     channels, height, width = input.shape[-3:]
@@ -213,22 +249,106 @@ def _check_fits(geometry: Geometry) -> None:
         )
 
 
-def _autocast(input: Tensor, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The tensors as autocast hands them to conv2d: floating point but float64 in its dtype."""
-    device_type = input.device.type
-    # The meta device knows no autocast; to ask torch which devices do breaks a compiled graph.
-    if device_type == "meta" or not torch.is_autocast_enabled(device_type):
-        return input, *tensors
-    dtype = torch.get_autocast_dtype(device_type)
-    return tuple(
-        tensor.to(dtype)
-        if isinstance(tensor, Tensor)
-        and tensor.is_floating_point()
-        and tensor.dtype != torch.float64
-        and tensor.device.type == device_type
-        else tensor
-        for tensor in (input, *tensors)
+def _check(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: IntOrPair,
+    padding: str | IntOrPair,
+    dilation: IntOrPair,
+    channels: int | None,
+) -> Call:
+    """Everything that can be wrong with a call."""
+    _check_tensors(input, weight, bias, channels)
+    strides = pair(stride, "stride", 1)
+    dilations = pair(dilation, "dilation", 1)
+    batched = input.dim() == 4
+    geometry = Geometry(
+        tuple(input.shape) if batched else (1, *input.shape),
+        tuple(weight.shape),
+        strides,
+        paddings(padding, weight.shape[2:], strides, dilations),
+        dilations,
     )
+    _check_fits(geometry)
+    return Call(geometry, batched, (stride, padding, dilation))
+
+
+# Most calls repeat an earlier one with other numbers in the tensors. What the checks look at, of
+# calls that passed them, and what they returned.
+CALLS_KEPT = 1024
+_calls: dict[Hashable, Call] = {}
+_PLAIN = (Tensor, Parameter)  # a subclass may have symbolic sizes
+
+
+def _checked(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: IntOrPair,
+    padding: str | IntOrPair,
+    dilation: IntOrPair,
+    channels: int | None,
+) -> Call:
+    """``_check``, or what it returned for the same arguments before."""
+    key: Hashable = None
+    if (
+        not is_dynamo_compiling()
+        and type(input) in _PLAIN
+        and type(weight) in _PLAIN
+        and (bias is None or type(bias) in _PLAIN)
+    ):
+        try:
+            key = (
+                input.shape, input.dtype, input.device, input.layout,
+                weight.shape, weight.dtype, weight.device, weight.layout,
+                None if bias is None else (bias.shape, bias.dtype, bias.device, bias.layout),
+                stride, padding, dilation, channels,
+            )  # fmt: skip
+            call = _calls.get(key)
+        except (RuntimeError, TypeError):  # a nested tensor has no shape, a list no hash
+            key = call = None
+        if call is not None:
+            strides, padded, dilations = call.given
+            if stride is strides and padding is padded and dilation is dilations:
+                return call
+            if _exact(stride, padding, dilation):
+                return call
+    call = _check(input, weight, bias, stride, padding, dilation, channels)
+    if key is not None and _exact(stride, padding, dilation):
+        if len(_calls) >= CALLS_KEPT:
+            _calls.clear()
+        _calls[key] = call
+    return call
+
+
+def _exact(*numbers: Any) -> bool:
+    """Whether equal numbers are the same arguments. A dict takes True and 1.0 for 1, we do not."""
+    return all(
+        type(number) in (int, str)
+        or (type(number) is tuple and all(type(one) is int for one in number))
+        for number in numbers
+    )
+
+
+def convolve(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: IntOrPair,
+    padding: str | IntOrPair,
+    dilation: IntOrPair,
+    channels: int | None,
+) -> Tensor:
+    """``depthwise_conv2d``, of an input that must have ``channels`` where they are stated."""
+    if _is_any_autocast_enabled():
+        if channels is not None:
+            check_input(input, channels)  # as it is: autocast casts more than a layer takes
+        input, weight, bias = _ops.autocast(input, weight, bias)
+    call = _checked(input, weight, bias, stride, padding, dilation, channels)
+    if call.batched:
+        return _apply(input, weight, None, bias, call.geometry)
+    return _apply(input.unsqueeze(0), weight, None, bias, call.geometry).squeeze(0)
 
 
 def depthwise_conv2d(
@@ -274,20 +394,4 @@ def depthwise_conv2d(
         >>> dwconv.depthwise_conv2d(x, w, stride=2, padding=3).shape
         torch.Size([8, 64, 28, 28])
     """
-    if isinstance(input, Tensor):
-        input, weight, bias = _autocast(input, weight, bias)  # type: ignore[assignment]
-    _check(input, weight, bias)
-    strides = pair(stride, "stride", 1)
-    dilations = pair(dilation, "dilation", 1)
-    batched = input if input.dim() == 4 else input.unsqueeze(0)
-    geometry = Geometry(
-        tuple(batched.shape),
-        tuple(weight.shape),
-        strides,
-        paddings(padding, weight.shape[2:], strides, dilations),
-        dilations,
-        suggest_memory_format(batched),
-    )
-    _check_fits(geometry)
-    output = _apply(batched, weight, None, bias, geometry)
-    return output if input.dim() == 4 else output.squeeze(0)
+    return convolve(input, weight, bias, stride, padding, dilation, None)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dwconv.functional import DTYPES, IntOrPair, check_tensor, depthwise_conv2d, paddings, pair
+from dwconv.functional import DTYPES, IntOrPair, check_input, convolve, paddings, pair
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
@@ -90,22 +90,23 @@ class DepthwiseConv2d(nn.Conv2d):
             dtype=dtype,
         )
 
+    def forward(self, input: Tensor) -> Tensor:
+        """As ``nn.Conv2d``, past ``Module.__getattr__``, which takes as long as all our checks."""
+        own: Any = self._parameters
+        if "weight" in own and "bias" in own:
+            return self._conv_forward(input, own["weight"], own["bias"])
+        return super().forward(input)  # a parametrization, say, computes them
+
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        self._check_input(input)
         padding: Any = self.padding
         if self.padding_mode != "zeros":
+            check_input(input, self.in_channels)
             # As nn.Conv2d: [left, right, top, bottom].
             around = self._reversed_padding_repeated_twice
             self._check_room(input, around)
             input = F.pad(input, around, mode=self.padding_mode)
             padding = 0
-        return depthwise_conv2d(input, weight, bias, self.stride, padding, self.dilation)
-
-    def _check_input(self, input: Any) -> None:
-        shape = f"(N, {self.in_channels}, H, W) or ({self.in_channels}, H, W)"
-        check_tensor(input, "input", (3, 4), shape)
-        if input.shape[-3] != self.in_channels:
-            raise ValueError(f"input must have the shape {shape}, got {tuple(input.shape)}")
+        return convolve(input, weight, bias, self.stride, padding, self.dilation, self.in_channels)
 
     def _check_room(self, input: Tensor, around: Sequence[int]) -> None:
         """What F.pad refuses, as errors that name the argument."""

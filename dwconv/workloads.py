@@ -7,6 +7,8 @@ from dwconv._ops import output_size
 
 Shape = tuple[int, int, int, int]
 
+RANDOM = "random"  # the source of a workload that no model has
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -22,6 +24,20 @@ class Workload:
     stride: int
     padding: tuple[int, int]
     dilation: int
+
+    @property
+    def shape(self) -> str:
+        """All of it but its name, in a line."""
+        (kernel_h, kernel_w), (top, left) = self.kernel, self.padding
+        return (
+            f"N{self.n} C{self.c} {self.h}x{self.w} k{kernel_h}x{kernel_w} s{self.stride} "
+            f"p{top}x{left} d{self.dilation}"
+        )
+
+    @property
+    def label(self) -> str:
+        """What a table calls it: the name of a random one says nothing."""
+        return self.shape if self.source == RANDOM else self.name
 
     @property
     def geometry(self) -> tuple[list[int], list[int], list[int]]:

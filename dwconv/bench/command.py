@@ -1,7 +1,6 @@
-"""The command line of ``python -m dwconv bench``, and the loop over its cases."""
+"""What ``python -m dwconv bench`` does: the loop over its cases."""
 
 import argparse
-import os
 import shutil
 import signal
 import subprocess
@@ -9,23 +8,24 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 import torch
 
 import dwconv
-from dwconv.bench import limits, timer
-from dwconv.bench.cases import DTYPES, LAYOUTS, PASSES, Case, select
+from dwconv.bench import limits, overhead, timer
+from dwconv.bench.cases import Case
 from dwconv.bench.check import REFERENCE_ELEMENTS
+from dwconv.bench.options import command_line, selected_cases, selected_workloads
 from dwconv.bench.report import (
     SCHEMA,
-    TABLE_HEAD,
     Progress,
     Result,
+    label_width,
     read_json,
     summarise,
     summary_table,
+    table_head,
     table_row,
     write_json,
 )
@@ -69,12 +69,11 @@ def _driver_version() -> str | None:
     return lines[0] if answer.returncode == 0 and lines else None
 
 
-def protocol(repeats: int) -> dict[str, Any]:
+def protocol(repeats: int, column_ms: float) -> dict[str, Any]:
     return {
         "timer": "CUDA events around one call; median",
         "repeats": repeats,
-        "slow_calls": f"calls over {timer.SLOW_CALL_MS:g} ms: what {timer.COLUMN_MS:g} ms allow, "
-        f"at least {timer.SLOW_REPEATS}",
+        "slow_calls": f"repeated as {column_ms:g} ms allow, at least {timer.SLOW_REPEATS} times",
         "before_each_call": f"{timer.FLUSH_BYTES // 2**20} MiB zeroed, which flushes the L2",
         "host": "queues calls while the GPU sleeps",
         "data": "standard normal, one seed for each workload, dtype and pass; no bias",
@@ -97,6 +96,7 @@ def bench(
     workloads: Sequence[Workload] = WORKLOADS,
     clock: Callable[[], float] = time.monotonic,
     large_copy_bytes: int = LARGE_COPY_BYTES,
+    measure_overhead: Callable[[torch.device], dict[str, Any]] = overhead.measure,
 ) -> int:
     """Runs the cases that `options` select; returns the exit status."""
     start = saved = clock()
@@ -110,9 +110,10 @@ def bench(
             print(f"dwconv bench cannot resume: {error}.", file=sys.stderr)
             return 2
     known = {result.case for result in results}
-    cases = [case for case in _selected(options, workloads) if case not in known]
+    cases = [case for case in selected_cases(options, workloads) if case not in known]
     skipped: dict[Case, str] = {}
     bandwidth: float | None = None
+    host_time: dict[str, Any] | None = earlier.get("overhead")
     status = "failed"  # by an exception that nobody expected
 
     def expired() -> bool:
@@ -126,11 +127,12 @@ def bench(
             "schema": SCHEMA,
             **facts,
             "copy_bandwidth_gb_s": bandwidth,
+            "overhead": host_time,
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "command": command_line(options),
             "status": status,
             "seconds": round(clock() - start, 1),
-            "protocol": protocol(options.repeats),
+            "protocol": protocol(options.repeats, options.column_ms),
             "earlier_runs": [
                 *earlier.get("earlier_runs", []),
                 *([{key: earlier[key] for key in RUN_KEYS}] if earlier else []),
@@ -149,12 +151,17 @@ def bench(
     runner = Runner(measure, device, expired)
     try:
         bandwidth = runner.bandwidth_gb_s(large_copy_bytes)
-        print(f"{facts.get('gpu')}: a large copy moves {bandwidth:.0f} GB/s\n{TABLE_HEAD}")
+        print(f"{facts.get('gpu')}: a large copy moves {bandwidth:.0f} GB/s")
+        if not options.no_overhead:
+            host_time = measure_overhead(device)
+            print(overhead.sentence(host_time))
+        width = label_width(cases)
+        print(table_head(width))
         for done, case in enumerate(cases):
             progress.show(done, case.name)
             try:
                 results.append(runner.run(case))
-                row = table_row(results[-1])
+                row = table_row(results[-1], width)
             except torch.OutOfMemoryError:
                 skipped[case] = NO_MEMORY
                 row = f"{case.name}: not run, {skipped[case]}"
@@ -188,104 +195,11 @@ def _finish(status: str, cases: Sequence[Case], results: Sequence[Result]) -> in
     if wrong:
         print(f"\nWRONG RESULTS in {len(wrong)} of {len(results)} cases:", file=sys.stderr)
         for result in wrong:
-            print(f"  {result.case.name}: {result.wrong}", file=sys.stderr)
+            case = result.case
+            print(f"  {case.name} ({case.workload.shape}): {result.wrong}", file=sys.stderr)
     if status == INTERRUPTED:
         return 130
     return 1 if wrong or status not in (COMPLETE, TIME_LIMIT) else 0
-
-
-def _selected(options: argparse.Namespace, workloads: Sequence[Workload]) -> list[Case]:
-    chosen = [w for w in workloads if options.only is None or w.name in options.only]
-    return select(chosen, options.dtypes, options.passes, options.layouts)
-
-
-def command_line(options: argparse.Namespace) -> str:
-    """The command that measures the same again."""
-    words = ["python -m dwconv bench"]
-    for name in ("dtypes", "layouts", "passes", "only"):
-        value = getattr(options, name)
-        words += [f"--{name} {','.join(value)}"] if value else []
-    words.append(f"--repeats {options.repeats}")
-    words += [f"--time-limit {options.time_limit:g}"] if options.time_limit is not None else []
-    words += ["--resume"] if options.resume else []
-    return " ".join(words)
-
-
-def _names(allowed: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
-    """Reads a comma-separated list; the order is that of `allowed`."""
-
-    def parse(text: str) -> tuple[str, ...]:
-        given = text.split(",")
-        unknown = [name for name in given if name not in allowed]
-        if unknown:
-            raise argparse.ArgumentTypeError(
-                f"{unknown[0]!r} is unknown; choose from {', '.join(allowed)}"
-            )
-        return tuple(name for name in allowed if name in given)
-
-    return parse
-
-
-def _repeats(text: str) -> int:
-    if not text.isdecimal() or int(text) < timer.REPEATS:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a count of {timer.REPEATS} or more")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not seconds > 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of seconds")
-    return seconds
-
-
-def _output(text: str) -> Path:
-    path = Path(text)
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a file in a folder that can be written")
-    return path
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    for name, allowed in (("dtypes", DTYPES), ("layouts", LAYOUTS), ("passes", PASSES)):
-        parser.add_argument(
-            f"--{name}",
-            type=_names(allowed),
-            default=allowed,
-            metavar="A,B",
-            help=f"which of {', '.join(allowed)} (default: all)",
-        )
-    parser.add_argument(
-        "--only",
-        type=_names([workload.name for workload in WORKLOADS]),
-        metavar="NAME,NAME",
-        help="only these workloads; --list shows them",
-    )
-    parser.add_argument(
-        "--json", type=_output, metavar="OUT", help="write the results to this file"
-    )
-    parser.add_argument(
-        "--time-limit",
-        type=_seconds,
-        metavar="S",
-        help="start no measurement later than S seconds into the run",
-    )
-    parser.add_argument(
-        "--repeats",
-        type=_repeats,
-        default=timer.REPEATS,
-        metavar="N",
-        help=f"time each call N times, at least {timer.REPEATS} (the default); slow calls fewer",
-    )
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="keep the cases that the --json file already holds, from the same GPU and versions",
-    )
-    parser.add_argument("--list", action="store_true", help="list the workloads and exit")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -296,20 +210,23 @@ def run(options: argparse.Namespace) -> int:
         print("dwconv bench needs an NVIDIA GPU, and PyTorch sees none here.", file=sys.stderr)
         return 2
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends a run as Ctrl-C does
-    return bench(options, timer.CudaTimer(options.repeats), torch.device("cuda"), environment())
+    measure = timer.CudaTimer(options.repeats, options.column_ms)
+    workloads = selected_workloads(options)
+    return bench(options, measure, torch.device("cuda"), environment(), workloads)
 
 
 def workload_table(options: argparse.Namespace) -> str:
-    cases = _selected(options, WORKLOADS)
+    cases = selected_cases(options, selected_workloads(options))
     lines = [
-        f"{'name':<19}{'N':>5}{'C':>6}{'H':>5}{'W':>5}{'kernel':>8}{'stride':>7}{'padding':>8}"
+        f"{'name':<19}{'N':>7}{'C':>6}{'H':>5}{'W':>5}{'kernel':>8}{'stride':>7}{'padding':>8}"
         f"{'dilation':>9}{'GMAC':>8}{'MB fp32':>9}  source"
     ]
     for w in dict.fromkeys(case.workload for case in cases):
         kernel, padding = ("x".join(map(str, pair)) for pair in (w.kernel, w.padding))
         lines.append(
-            f"{w.name:<19}{w.n:>5}{w.c:>6}{w.h:>5}{w.w:>5}{kernel:>8}{w.stride:>7}{padding:>8}"
+            f"{w.name:<19}{w.n:>7}{w.c:>6}{w.h:>5}{w.w:>5}{kernel:>8}{w.stride:>7}{padding:>8}"
             f"{w.dilation:>9}{w.macs / 1e9:>8.2f}{w.bytes_moved(4) / 1e6:>9.1f}  {w.source}"
         )
-    lines.append(f"{len(cases)} cases: workloads x dtypes x passes x layouts")
+    dtypes = "a dtype for each pass" if options.sweep else "dtypes x passes"
+    lines.append(f"{len(cases)} cases: workloads x {dtypes} x layouts")
     return "\n".join(lines)

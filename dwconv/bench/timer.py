@@ -11,9 +11,9 @@ cuda: Any = torch.cuda  # its Event and stream classes carry no annotations
 
 REPEATS = 20
 FLUSH_BYTES = 256 * 2**20  # several times the L2 of any GPU so far
-SLOW_CALL_MS = 5.0  # slower calls are repeated less
-COLUMN_MS = 500.0  # what the repeats of one slow call may take together
+COLUMN_MS = 500.0  # what the repeats of one call may take together
 SLOW_REPEATS = 5  # but at least this many
+_SLOW_CALL_MS = 5.0  # gives the host time enough to stay ahead, sleep or not
 _BATCH = 32  # calls queued behind one sleep: far below the queue's 1,024 launches
 _SLEEP_CYCLES = (10_000_000, 40_000_000)  # about 5 ms, and 20 ms for a host that needs longer
 
@@ -30,11 +30,11 @@ class Timing:
 Measure = Callable[[Callable[[], object]], Timing]
 
 
-def repeats_for(call_ms: float, repeats: int = REPEATS) -> int:
+def repeats_for(call_ms: float, repeats: int = REPEATS, column_ms: float = COLUMN_MS) -> int:
     """How often to time a call of `call_ms`: `repeats` times, fewer if it is slow."""
-    if call_ms <= SLOW_CALL_MS:
+    if call_ms * repeats <= column_ms:
         return repeats
-    return min(repeats, max(SLOW_REPEATS, int(COLUMN_MS / call_ms)))
+    return min(repeats, max(SLOW_REPEATS, int(column_ms / call_ms)))
 
 
 class CudaTimer:
@@ -45,8 +45,11 @@ class CudaTimer:
     to the call, and equally to the copies that it is compared with.
     """
 
-    def __init__(self, repeats: int = REPEATS, device: str = "cuda") -> None:
+    def __init__(
+        self, repeats: int = REPEATS, column_ms: float = COLUMN_MS, device: str = "cuda"
+    ) -> None:
         self.repeats = repeats
+        self.column_ms = column_ms
         self._flush = torch.zeros(FLUSH_BYTES // 4, dtype=torch.int32, device=device)
         self._events = [
             (cuda.Event(enable_timing=True), cuda.Event(enable_timing=True)) for _ in range(_BATCH)
@@ -57,7 +60,7 @@ class CudaTimer:
         call()  # loads kernels, lets cuDNN choose, fills the caching allocator's pool
         cuda.synchronize()
         estimate_ms = self._once(call)
-        repeats = repeats_for(estimate_ms, self.repeats)
+        repeats = repeats_for(estimate_ms, self.repeats, self.column_ms)
         times: list[float] = []
         ahead = True
         while len(times) < repeats:
@@ -87,8 +90,7 @@ class CudaTimer:
                 start.record()
                 call()
                 end.record()
-            # A slow call gives the host time enough to stay ahead, sleep or not.
-            ahead = estimate_ms > SLOW_CALL_MS or not self._awake.query()
+            ahead = estimate_ms > _SLOW_CALL_MS or not self._awake.query()
             cuda.synchronize()
             if ahead:
                 break
