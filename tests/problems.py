@@ -85,6 +85,17 @@ class Problem:
         }
 
 
+def takes(row: dict[str, str], problem: Problem, **device: Any) -> bool:
+    """Whether a row of the kernel table takes a problem, on an H100 if nothing else is said."""
+    arguments = problem.plan_arguments(row["pass"], row["dtype"], row["layout"])
+    try:
+        _C.plan(**arguments, kernel=row["name"], **device)
+    except ValueError as error:
+        assert "cannot take the problem" in str(error)  # noqa: PT017 (any other is a failure)
+        return False
+    return True
+
+
 class Data(NamedTuple):
     """The tensors of a problem; each operator reads some of them."""
 
@@ -281,5 +292,41 @@ def problems(draw: st.DrawFn) -> Problem:
         stride=(strides[0], strides[1]),
         padding=(top, bottom, left, right),
         dilation=(dilations[0], dilations[1]),
+        bias=draw(st.booleans()),
+    )
+
+
+@st.composite
+def everyday_problems(draw: st.DrawFn) -> Problem:
+    """Problems that the tuned families are for: one filter per channel, small kernels, stride 1 and
+    2, padding below the kernel's span; sizes from below one tile to several bands."""
+    kernel = draw(st.tuples(st.integers(1, 11), st.integers(1, 11)))
+    if draw(st.booleans()):
+        kernel = (kernel[0], kernel[0])
+    stride = draw(st.sampled_from([1, 1, 2]))
+    dilation = draw(st.sampled_from([(1, 1), (1, 1), (2, 2), (3, 1), (1, 4)]))
+    dilation = (1, 1) if stride == 2 else dilation
+    spans = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+    side = st.one_of(st.integers(1, 20), st.integers(1, 90), st.sampled_from([7, 14, 28, 56]))
+    size, padding = [], []
+    for span in spans:
+        before, after = draw(st.integers(0, span)), draw(st.integers(0, span))
+        size.append(max(draw(side), span + 1 - before - after))
+        padding += [before, after]
+    channels = draw(st.one_of(st.integers(1, 8), st.sampled_from([31, 37, 64, 130])))
+    batch = draw(st.sampled_from([1, 2, 3, 5, 17]))
+    while batch * channels * size[0] * size[1] * kernel[0] * kernel[1] > 10 * WORK:
+        if batch == 1 and channels == 1:
+            break
+        batch, channels = max(1, batch // 2), max(1, channels // 2)
+    top, bottom, left, right = padding
+    return Problem(
+        batch=batch,
+        channels=channels,
+        size=(size[0], size[1]),
+        kernel=kernel,
+        stride=(stride, stride),
+        padding=(top, bottom, left, right),
+        dilation=dilation,
         bias=draw(st.booleans()),
     )

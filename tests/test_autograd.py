@@ -302,6 +302,24 @@ def test_functional_gradients(device: torch.device) -> None:
     torch.testing.assert_close(ours, theirs)
 
 
+def test_tensors_that_outlive_a_transformation(device: torch.device) -> None:
+    """torch.func leaves wrappers around its tensors; gradients reach what is inside."""
+    x, w, _ = make(device)
+    escaped: list[Tensor] = []
+
+    def loss(tensor: Tensor) -> Tensor:
+        escaped.append(tensor)
+        return tensor.sum()
+
+    torch.func.grad(loss)(x)
+    ours, theirs = (
+        torch.autograd.grad(function(escaped[0], w).square().sum(), (x, w))
+        for function in (depthwise_conv2d, conv2d)
+    )
+    for mine, expected in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, expected)
+
+
 def test_deterministic_mode_accepts_all_passes(device: torch.device) -> None:
     """use_deterministic_algorithms(True) raises for operators that are not."""
     tensors = make(device)

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from bench_runs import CPU, OVERHEAD, SMALL, FakeTimer, run
 from torch import Tensor
 
 from dwconv.__main__ import main, parser
-from dwconv.bench import command, runner
+from dwconv.bench import runner
 from dwconv.bench.cases import (
     PASSES,
     Case,
@@ -25,13 +26,10 @@ from dwconv.bench.cases import (
     torch_call,
 )
 from dwconv.bench.check import check, make_reference
+from dwconv.bench.options import command_line
 from dwconv.bench.report import Progress, write_json
 from dwconv.bench.timer import Timing
 from dwconv.workloads import Workload
-
-CPU = torch.device("cpu")
-SMALL = Workload("small", "test", 5, 6, 9, 8, (3, 5), 2, (1, 2), 1)
-
 
 # Data, calls and checks
 
@@ -101,42 +99,6 @@ def test_flags_are_restored_and_threads_are_new() -> None:
 # Whole runs on the CPU, with made-up times
 
 
-class FakeTimer:
-    """Runs each call once and takes one second; 10 us for dwconv and copies, 30 for PyTorch."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self.calls = 0
-        self.main = threading.get_ident()
-
-    def __call__(self, call: Callable[[], object]) -> Timing:
-        call()
-        self.calls += 1
-        self.seconds += 1
-        return Timing(10.0 if threading.get_ident() == self.main else 30.0, 20)
-
-
-def run(
-    *arguments: str,
-    timer: FakeTimer | None = None,
-    json_file: Path | None = None,
-    gpu: str = "none",
-) -> tuple[int, dict[str, Any]]:
-    timer = timer or FakeTimer()
-    words = ["bench", "--dtypes", "float32", *arguments]
-    words += ["--json", str(json_file)] if json_file else []
-    status = command.bench(
-        parser().parse_args(words),
-        timer,
-        CPU,
-        {"gpu": gpu},
-        workloads=[SMALL],
-        clock=lambda: timer.seconds,
-        large_copy_bytes=2**20,
-    )
-    return status, json.loads(json_file.read_text()) if json_file else {}
-
-
 def test_a_whole_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, document = run("--passes", "backward_weight,forward", json_file=tmp_path / "out.json")
     assert status == 0
@@ -163,10 +125,14 @@ def test_a_whole_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     )
     assert first["rel_error"] < first["error_bound"]
     assert first["wrong"] is None
+    assert first["shape"] == "N5 C6 9x8 k3x5 s2 p1x2 d1"
     assert first["repeats"]["torch_cudnn_benchmark"] == 20
     assert [row["cases"] for row in document["summary"]] == [1, 1, 1, 1, 4]
     assert document["summary"][-1]["speedup"] == pytest.approx(3)
+    assert document["summary"][-1]["below_half_target"] == 0
+    assert document["overhead"] == OVERHEAD
     printed = capsys.readouterr().out
+    assert "a call on an image: forward 9.1 us (PyTorch 10.0), with backward 70.0 us" in printed
     assert printed.count("\nsmall ") == 4
     assert "slower than PyTorch" in printed
 
@@ -346,7 +312,7 @@ def test_command_line() -> None:
     options: argparse.Namespace = parser().parse_args(
         ["bench", "--only", "kb82_k3", "--dtypes", "bfloat16,float32", "--time-limit", "90"]
     )
-    line = command.command_line(options)
+    line = command_line(options)
     assert "--dtypes float32,bfloat16 " in line
     assert line.endswith("--only kb82_k3 --repeats 20 --time-limit 90")
 

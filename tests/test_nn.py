@@ -8,12 +8,15 @@ import pytest
 import torch
 from problems import DTYPES
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import register_parametrization
+from torch.nn.utils.prune import l1_unstructured
 
 import dwconv
 
 # Loosely typed, so that they take *arguments.
 DepthwiseConv2d: Any = dwconv.DepthwiseConv2d
 Conv2d: Any = nn.Conv2d
+pruned: Any = l1_unstructured
 
 LAYERS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "plain": ((4, 4, 3), {}),
@@ -139,6 +142,39 @@ def test_copies_and_pickles(duplicate: Any, device: torch.device) -> None:
     with torch.no_grad():
         twin.weight.zero_()
     assert not torch.equal(twin(x), layer(x))
+
+
+class Doubled(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return 2 * weight
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda layer: register_parametrization(layer, "weight", Doubled()),
+        lambda layer: pruned(layer, "weight", amount=0.5),
+        lambda layer: pruned(layer, "bias", amount=0.5),
+    ],
+    ids=["parametrization", "pruned weight", "pruned bias"],
+)
+def test_parameters_that_are_computed(change: Any, device: torch.device) -> None:
+    """They are no longer among the layer's own."""
+    layers = twins(4, 8, 3, device=device)
+    x = torch.randn(2, 4, 9, 9, device=device)
+    plain = layers[0](x)
+    ours, theirs = (change(layer)(x) for layer in layers)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    assert not torch.equal(ours, plain)
+
+
+def test_functional_call(device: torch.device) -> None:
+    """Parameters that stand in for the layer's own."""
+    layers = twins(4, 8, 3, device=device)
+    x = torch.randn(2, 4, 9, 9, device=device)
+    others = {name: torch.randn_like(p) for name, p in layers[0].named_parameters()}
+    ours, theirs = (torch.func.functional_call(layer, others, x) for layer in layers)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)

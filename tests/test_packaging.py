@@ -115,7 +115,13 @@ def test_version_is_that_of_the_metadata() -> None:
 
 def test_public_names() -> None:
     """__all__ is what the documentation shows, and exists."""
-    assert sorted(dwconv.__all__) == ["DepthwiseConv2d", "__version__", "depthwise_conv2d"]
+    assert sorted(dwconv.__all__) == [
+        "DepthwiseConv2d",
+        "__version__",
+        "depthwise_conv2d",
+        "is_strict_nonfinite",
+        "set_strict_nonfinite",
+    ]
     assert all(hasattr(dwconv, name) for name in dwconv.__all__)
 
 

@@ -1,13 +1,25 @@
 """The planner, on any machine: its table, its choices for stated devices, its refusals."""
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from problems import DTYPES, KERNELS, LAYOUTS, PASSES, Problem, make_data, problems, run_pass
+from problems import (
+    DTYPES,
+    KERNELS,
+    LAYOUTS,
+    PASSES,
+    Problem,
+    everyday_problems,
+    make_data,
+    problems,
+    run_pass,
+    takes,
+)
 
 from dwconv import _C, _ops
 
@@ -77,7 +89,8 @@ def test_output_size_is_the_same_in_python_and_cpp(problem: Problem) -> None:
     assert list(size) == problem.output_size[2:]
 
 
-# Blocks, threads, slices and workspace, worked out by hand from families/generic.
+# Blocks, threads, slices and workspace of the generic kernels, worked out by hand from
+# families/generic.
 GOLDEN: dict[str, tuple[Problem, dict[str, Any], tuple[int, int, int, int]]] = {
     # One thread for each of the 2 * 3 * 5 * 3 = 90 outputs, in blocks of 256.
     "forward": (Problem(size=(7, 5)), {}, (1, 256, 1, 0)),
@@ -125,14 +138,77 @@ GOLDEN: dict[str, tuple[Problem, dict[str, Any], tuple[int, int, int, int]]] = {
 def test_golden_plans(
     problem: Problem, options: dict[str, Any], launch: tuple[int, int, int, int]
 ) -> None:
-    """Choices change on purpose only."""
-    assert launch_of(plan(problem, **options)) == launch
+    """Launches change on purpose only."""
+    row = {"pass_": "forward", "dtype": "float32", "layout": "nchw", **options}
+    generic = f"generic_{row['pass_']}_{row['dtype']}_{row['layout']}"
+    assert launch_of(plan(problem, **options, kernel=generic)) == launch
+
+
+EVERYDAY = Problem(batch=8, channels=64, size=(56, 56), kernel=(7, 7), padding=(3, 3, 3, 3))
+
+CHOICES: dict[str, tuple[Problem, dict[str, Any], str]] = {
+    "float32": (EVERYDAY, {}, "tile"),
+    "float16": (EVERYDAY, {"dtype": "float16"}, "toeplitz"),
+    "bfloat16": (EVERYDAY, {"dtype": "bfloat16"}, "toeplitz"),
+    "tensor cores too old": (EVERYDAY, {"dtype": "float16", "compute_capability": 75}, "tile"),
+    "strict": (EVERYDAY, {"dtype": "float16", "strict_nonfinite": True}, "tile"),
+    "stride 2": (replace(EVERYDAY, stride=(2, 2)), {"dtype": "float16"}, "tile"),
+    "stride 3": (replace(EVERYDAY, stride=(3, 3)), {}, "generic"),
+    "float64": (EVERYDAY, {"dtype": "float64"}, "generic"),
+    "channels_last": (EVERYDAY, {"layout": "nhwc"}, "generic"),
+    "multiplier": (replace(EVERYDAY, multiplier=2), {}, "generic"),
+    "large kernel": (replace(EVERYDAY, kernel=(31, 31), padding=(15,) * 4), {}, "generic"),
+}
+
+
+@pytest.mark.parametrize("pass_", PASSES)
+@pytest.mark.parametrize(("problem", "options", "family"), CHOICES.values(), ids=CHOICES)
+def test_golden_choices(problem: Problem, options: dict[str, Any], family: str, pass_: str) -> None:
+    """Which family computes what; runners-up are slower, and each refusal is a sentence."""
+    if pass_ == "backward_weight" and options.get("strict_nonfinite"):
+        family = "generic"  # the tile family's zeros meet the input
+    answer = plan(problem, pass_, **options)
+    assert answer["kernel"].split("_")[0] == family
+    estimates = [answer["estimate_us"], *(other["estimate_us"] for other in answer["runners_up"])]
+    assert estimates == sorted(estimates)
+    for reason in answer["refusals"].values():
+        assert " " in reason
+
+
+RELEASE_ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
+
+
+@given(
+    problem=everyday_problems(),
+    row=st.sampled_from([row for row in KERNELS if not row["name"].startswith("generic_")]),
+    compute_capability=st.sampled_from(RELEASE_ARCHITECTURES),
+)
+def test_everyday_problems_are_planned_for_every_architecture(
+    problem: Problem, row: dict[str, str], compute_capability: int
+) -> None:
+    """The tuned families take them wherever they can run, with a launch that the device takes."""
+    toeplitz = row["name"].startswith("toeplitz_")
+    if not takes(row, problem, compute_capability=compute_capability):
+        spans = [d * (k - 1) + 1 for k, d in zip(problem.kernel, problem.dilation, strict=True)]
+        assert toeplitz
+        assert compute_capability < 80 or problem.stride != (1, 1) or spans[0] > 11 or spans[1] > 9
+        return
+    answer = plan(
+        problem,
+        row["pass"],
+        row["dtype"],
+        kernel=row["name"],
+        compute_capability=compute_capability,
+    )
+    assert 1 <= answer["blocks"] <= 132 * 32
+    assert answer["threads"] in range(32, 257, 32)
 
 
 def test_large_problems_fit_the_launch() -> None:
     """Numbers past 2**31 and 2**32 are counted in 64 bits."""
     problem = Problem(batch=1, channels=2, size=(70_000, 70_000), padding=(1, 1, 1, 1))
-    assert plan(problem)["blocks"] == -(-2 * 70_000 * 70_000 // 256)
+    generic = plan(problem, kernel="generic_forward_float32_nchw")
+    assert generic["blocks"] == -(-2 * 70_000 * 70_000 // 256)
     assert plan(problem)["output_size"] == (70_000, 70_000)
     assert 1 <= plan(problem, "backward_weight")["slices"] <= 70_000
 

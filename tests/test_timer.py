@@ -14,6 +14,13 @@ def test_repeats(call_ms: float, repeats: int, expected: int) -> None:
     assert repeats_for(call_ms, repeats) == expected
 
 
+@pytest.mark.parametrize(
+    ("call_ms", "column_ms", "expected"), [(0.01, 50, 20), (2.5, 50, 20), (4, 50, 12), (30, 50, 5)]
+)
+def test_repeats_of_a_shorter_column(call_ms: float, column_ms: float, expected: int) -> None:
+    assert repeats_for(call_ms, 20, column_ms) == expected
+
+
 class FakeGpu:
     """Stands for torch.cuda: launches take host time, run in order, and events read both clocks."""
 
@@ -83,6 +90,14 @@ def test_timer_sleeps_longer_for_a_slow_host(monkeypatch: pytest.MonkeyPatch) ->
     timing, gpu = simulated(monkeypatch, host_ms=3.0, call_ms=0.01)
     assert not timing.host_ahead
     assert gpu.sleeps == 2
+
+
+def test_timer_keeps_to_its_column(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = FakeGpu(0.03)
+    monkeypatch.setattr(timer, "cuda", gpu)
+    monkeypatch.setattr(timer, "FLUSH_BYTES", 64)
+    timing = CudaTimer(column_ms=41, device="cpu")(lambda: gpu.launch(4))
+    assert (round(timing.us), timing.repeats) == (4000, 10)
 
 
 def test_timer_repeats_slow_calls_less(monkeypatch: pytest.MonkeyPatch) -> None:
