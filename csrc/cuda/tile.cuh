@@ -16,14 +16,14 @@ struct Convolution {
   bool mirrored;  // turn the filters round
 };
 
-// Adds `filter_rows` rows of the filter to a tile. `row` is the image row of the first one. Rows
-// past the last one loaded belong to results that do not exist.
-template <typename S, int kernel_w, int tile_rows, Mode mode, int filter_rows>
-__device__ inline void add_taps(float (&sums)[tile_rows], RowOfTaps<S, kernel_w, mode>& elements,
-                                const typename S::Type* at, int row, RowRange rows,
-                                const float* weight, const Geometry& g) {
-  constexpr int stride = mode == Mode::strided ? 2 : 1;
-  const int row_step = mode == Mode::dilated ? g.h.dilation : 1;
+// Adds `filter_rows` rows of the filter to a tile. `row` is the image row of the first one, `at`
+// its column 0. Rows past the last one loaded belong to results that do not exist.
+template <typename S, int kernel_w, int tile_rows, typename A, int filter_rows>
+__device__ inline void add_taps(float (&sums)[tile_rows][A::columns],
+                                TileRow<S, kernel_w, A>& elements, const typename S::Type* at,
+                                int row, RowRange rows, const float* weight, const Geometry& g) {
+  constexpr int stride = A::mode == Mode::strided ? 2 : 1;
+  const int row_step = A::mode == Mode::dilated ? g.h.dilation : 1;
   float taps[filter_rows][kernel_w];
 #pragma unroll
   for (int i = 0; i < filter_rows; ++i)
@@ -33,13 +33,17 @@ __device__ inline void add_taps(float (&sums)[tile_rows], RowOfTaps<S, kernel_w,
 #pragma unroll
   for (int r = 0; r < (tile_rows - 1) * stride + filter_rows; ++r) {
     if (row >= rows.first && row < rows.last) {
-      elements.load(r % 2, at);
+      elements.load(r, at);
 #pragma unroll
       for (int i = 0; i < filter_rows; ++i) {
         if (r < i || (r - i) % stride != 0 || (r - i) / stride >= tile_rows) continue;
 #pragma unroll
         for (int j = 0; j < kernel_w; ++j)
-          sums[(r - i) / stride] = fmaf(elements(r % 2, j), taps[i][j], sums[(r - i) / stride]);
+#pragma unroll
+          for (int c = 0; c < A::columns; ++c) {
+            float& sum = sums[(r - i) / stride][c];
+            sum = fmaf(elements(r, c, j), taps[i][j], sum);
+          }
       }
     }
     row += row_step;
@@ -47,9 +51,9 @@ __device__ inline void add_taps(float (&sums)[tile_rows], RowOfTaps<S, kernel_w,
   }
 }
 
-template <typename S, int kernel_w, int tile_rows, Mode mode>
-__global__ void __launch_bounds__(kMaxThreads,
-                                  resident_blocks(tile_rows, kFilterRows[kernel_w], kernel_w))
+template <typename S, int kernel_w, int tile_rows, typename A>
+__global__ void __launch_bounds__(kMaxThreads, resident_blocks(A::value, tile_rows,
+                                                               kFilterRows[kernel_w], kernel_w))
     convolve(const Convolution p, const typename S::Type* __restrict__ source,
              const typename S::Type* __restrict__ weight, const typename S::Type* __restrict__ bias,
              typename S::Type* __restrict__ result) {
@@ -110,31 +114,42 @@ __global__ void __launch_bounds__(kMaxThreads,
       const Item item = i < blockDim.x ? first_item : item_at(grid, i);
       if (item.plane >= planes || item.row >= valid_rows) continue;
       const int row = (unit.band * g.rows + item.row) * g.h.stride - g.h.pad;
-      const Type* at = run + item.plane * source_plane + (row - rows.first) * g.w.source +
-                       item.column * g.w.stride - g.w.pad;
+      const Type* at = run + item.plane * source_plane + (row - rows.first) * g.w.source;
       const float* filter = filters + item.plane * taps;
-      RowOfTaps<S, kernel_w, mode> elements(item.column, g.w);
-      float sums[tile_rows];
+      TileRow<S, kernel_w, A> elements(item.column, g.w);
+      constexpr int columns = A::columns;
+      float sums[tile_rows][columns];
 #pragma unroll
       for (int r = 0; r < tile_rows; ++r)
-        sums[r] = biases[item.plane];
+#pragma unroll
+        for (int c = 0; c < columns; ++c)
+          sums[r][c] = biases[item.plane];
       constexpr int filter_rows = kFilterRows[kernel_w];
       int a = 0;
 #pragma unroll 1
       for (; a + filter_rows <= g.h.kernel; a += filter_rows)
-        add_taps<S, kernel_w, tile_rows, mode, filter_rows>(
+        add_taps<S, kernel_w, tile_rows, A, filter_rows>(
             sums, elements, at + a * g.h.dilation * g.w.source, row + a * g.h.dilation, rows,
             filter + a * kernel_w, g);
 #pragma unroll 1
       for (; a < g.h.kernel; ++a)
-        add_taps<S, kernel_w, tile_rows, mode, 1>(
-            sums, elements, at + a * g.h.dilation * g.w.source, row + a * g.h.dilation, rows,
-            filter + a * kernel_w, g);
+        add_taps<S, kernel_w, tile_rows, A, 1>(sums, elements, at + a * g.h.dilation * g.w.source,
+                                               row + a * g.h.dilation, rows, filter + a * kernel_w,
+                                               g);
 
       Type* to = staged_out + item.plane * result_plane + item.row * g.w.result + item.column;
 #pragma unroll
       for (int r = 0; r < tile_rows; ++r) {
-        if (item.row + r * g.h.dilation < valid_rows) *to = S::round(sums[r]);
+        if (item.row + r * g.h.dilation < valid_rows) {
+          if constexpr (columns == 1) {
+            *to = S::round(sums[r][0]);
+          } else if constexpr (A::unit == 4 && 2 * A::pad == kernel_w - 1) {
+            store_unit<S, 4>(to, sums[r]);  // as wide as the source
+          } else {
+            store_unit<S, 2>(to, sums[r]);
+            if (item.column + 2 < g.w.result) store_unit<S, 2>(to + 2, sums[r] + 2);
+          }
+        }
         to += g.h.dilation * g.w.result;
       }
     }
@@ -153,16 +168,45 @@ using Convolve = void (*)(Convolution, const typename S::Type*, const typename S
 
 template <typename S, int tile_rows, Mode mode, int... width>
 Convolve<S> convolve_of(int kernel_w, std::integer_sequence<int, width...>) {
-  constexpr Convolve<S> table[] = {convolve<S, width + 1, tile_rows, mode>...};
+  constexpr Convolve<S> table[] = {convolve<S, width + 1, tile_rows, Fixed<mode>>...};
   return table[kernel_w - 1];
 }
 
 template <typename S, Mode mode>
-Convolve<S> choose_convolve(const Geometry& g) {
+Convolve<S> choose_narrow(const Geometry& g) {
   constexpr auto widths = std::make_integer_sequence<int, kMaxKernel>{};
   constexpr auto& rows = kTileRows[static_cast<int>(mode)];
   return g.tile_rows == rows[0] ? convolve_of<S, rows[0], mode>(g.w.kernel, widths)
                                 : convolve_of<S, rows[1], mode>(g.w.kernel, widths);
+}
+
+template <typename S, int... index>
+Convolve<S> choose_wide(const Geometry& g, std::integer_sequence<int, index...>) {
+  Convolve<S> found = nullptr;
+  const auto consider = [&]<int i>() {
+    constexpr WideFilter filter = kWideFilters[i];
+    if (filter.kernel_w != g.w.kernel || filter.pad != g.w.pad) return;
+    found = g.access.unit == 4
+                ? convolve<S, filter.kernel_w, kWideRows, Fixed<Mode::dense, 4, filter.pad>>
+                : convolve<S, filter.kernel_w, kWideRows, Fixed<Mode::dense, 2, filter.pad>>;
+  };
+  (consider.template operator()<index>(), ...);
+  return found;
+}
+
+template <DType dtype>
+Convolve<Scalar<dtype>> choose_convolve(const Geometry& g) {
+  using S = Scalar<dtype>;
+  if (g.access.unit > 1)
+    return choose_wide<S>(g, std::make_integer_sequence<int, wide_filters(dtype)>{});
+  switch (g.access.mode) {
+    case Mode::strided:
+      return choose_narrow<S, Mode::strided>(g);
+    case Mode::dilated:
+      return choose_narrow<S, Mode::dilated>(g);
+    default:
+      return choose_narrow<S, Mode::dense>(g);
+  }
 }
 
 template <DType dtype>
@@ -173,9 +217,7 @@ void launch_convolve(const Problem& problem, const Plan& plan, const Tensors& te
   const bool mirrored = problem.pass == Pass::backward_input;
   const Geometry g = geometry(problem, plan.tiling);
   const Convolution p{Grid(g, problem, plan.tiling), mirrored};
-  const auto kernel = g.mode == Mode::dense     ? choose_convolve<S, Mode::dense>(g)
-                      : g.mode == Mode::strided ? choose_convolve<S, Mode::strided>(g)
-                                                : choose_convolve<S, Mode::dilated>(g);
+  const auto kernel = choose_convolve<dtype>(g);
   allow_shared(kernel, g.shared_bytes);
   kernel<<<static_cast<unsigned>(plan.blocks), plan.threads, g.shared_bytes, stream>>>(
       p, static_cast<const Type*>(mirrored ? tensors.output : tensors.input),

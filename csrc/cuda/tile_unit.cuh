@@ -23,7 +23,7 @@ struct Grid {
   int images;
   int threads;  // that share the tiles of a unit
   int stages;
-  SmallDivisor columns, row_tiles, row_classes;
+  SmallDivisor strips, row_tiles, row_classes;
 
   Grid(const Geometry& geometry, const Problem& problem, const Tiling& tiling)
       : g(geometry),
@@ -31,7 +31,7 @@ struct Grid {
         images(static_cast<int>(problem.batch)),
         threads(tiling.threads / geometry.roles),
         stages(tiling.stages),
-        columns(geometry.w.result),
+        strips(geometry.strips),
         row_tiles(geometry.row_tiles),
         row_classes(geometry.h.dilation) {}
 
@@ -73,7 +73,7 @@ struct Item {
 
 __device__ inline Item item_at(const Grid& grid, int index) {
   Item item;
-  item.column = grid.columns.remainder(index);
+  item.column = grid.strips.remainder(index) * grid.g.access.columns();
   const int tile = grid.row_tiles.remainder(index);
   const int row_class = grid.row_classes.remainder(index);
   item.plane = index;
@@ -81,33 +81,74 @@ __device__ inline Item item_at(const Grid& grid, int index) {
   return item;
 }
 
-// The taps of one column of results: which of them lie inside the image, and the elements that they
-// read of one row. An element outside is never loaded, and stays the zero that it was first.
-template <typename S, int kernel_w, Mode mode>
-class RowOfTaps {
- public:
-  __device__ RowOfTaps(int column, const Window& w)
-      : step_(mode == Mode::dilated ? w.dilation : 1) {
-    const int first = column * w.stride - w.pad;
+// `count` (1, 2 or 4) neighbouring elements of shared memory, aligned to their size together.
+template <typename S, int count>
+__device__ inline void load_unit(float* values, const typename S::Type* at) {
+  using Type = typename S::Type;
+  union {
+    typename Word<count * sizeof(Type)>::Type word;
+    Type elements[count];
+  } unit = {*reinterpret_cast<const typename Word<count * sizeof(Type)>::Type*>(at)};
 #pragma unroll
-    for (int j = 0; j < kernel_w; ++j) {
-      inside_[j] = static_cast<unsigned>(first + j * step_) < static_cast<unsigned>(w.source);
-      raw_[0][j] = raw_[1][j] = S::round(0);
+  for (int i = 0; i < count; ++i)
+    values[i] = S::widen(unit.elements[i]);
+}
+template <typename S, int count>
+__device__ inline void store_unit(typename S::Type* at, const float* values) {
+  using Type = typename S::Type;
+  union {
+    Type elements[count];
+    typename Word<count * sizeof(Type)>::Type word;
+  } unit;
+#pragma unroll
+  for (int i = 0; i < count; ++i)
+    unit.elements[i] = S::round(values[i]);
+  *reinterpret_cast<typename Word<count * sizeof(Type)>::Type*>(at) = unit.word;
+}
+
+// What a tile reads of one row: which elements lie inside the image, and their values. An element
+// outside is never loaded, and stays the zero that it was first.
+template <typename S, int kernel_w, typename A>
+class TileRow {
+ public:
+  __device__ TileRow(int column, const Window& w)
+      : step_(A::mode == Mode::dilated ? w.dilation : 1) {
+    const int first = A::unit == 1 ? column * w.stride - w.pad : column - kLeft;
+#pragma unroll
+    for (int i = 0; i < kUnits; ++i) {
+      inside_[i] =
+          static_cast<unsigned>(first + i * A::unit * step_) < static_cast<unsigned>(w.source);
     }
+#pragma unroll
+    for (int set = 0; set < kSets; ++set)
+#pragma unroll
+      for (int i = 0; i < kUnits * A::unit; ++i)
+        values_[set][i] = 0;
+    first_ = first;
   }
 
-  // Rows alternate between two sets of registers, so that one is loaded while the other is used.
-  __device__ void load(int parity, const typename S::Type* at) {
+  // `row` is column 0 of the row. Rows alternate between two sets of registers where there is room,
+  // so that one is loaded while the other is used.
+  __device__ void load(int parity, const typename S::Type* row) {
 #pragma unroll
-    for (int j = 0; j < kernel_w; ++j)
-      if (inside_[j]) raw_[parity][j] = at[j * step_];
+    for (int i = 0; i < kUnits; ++i)
+      if (inside_[i])
+        load_unit<S, A::unit>(&values_[parity % kSets][i * A::unit],
+                              row + first_ + i * A::unit * step_);
   }
-  __device__ float operator()(int parity, int j) const { return S::widen(raw_[parity][j]); }
+  // The element that tap j of result c reads.
+  __device__ float operator()(int parity, int c, int j) const {
+    return values_[parity % kSets][c + j + (A::unit == 1 ? 0 : kLeft - A::pad)];
+  }
 
  private:
-  int step_;
-  bool inside_[kernel_w];
-  typename S::Type raw_[2][kernel_w];
+  static constexpr int kSets = A::unit == 1 ? 2 : 1;
+  static constexpr int kLeft = round_up(A::pad, A::unit);
+  static constexpr int kUnits =
+      A::unit == 1 ? kernel_w : (kLeft + 4 + round_up(kernel_w - 1 - A::pad, A::unit)) / A::unit;
+  int step_, first_;
+  bool inside_[kUnits];
+  float values_[kSets][kUnits * A::unit];
 };
 
 }  // namespace dwconv::tile

@@ -55,14 +55,16 @@ __device__ inline void add_threads(const WeightGradient& p, const float* batch, 
   }
 }
 
-template <typename S, int kernel_w, int filter_rows, Mode mode>
-__global__ void __launch_bounds__(kMaxThreads, resident_blocks(kSumRows[static_cast<int>(mode)],
-                                                               filter_rows, kernel_w))
+template <typename S, int kernel_w, int filter_rows, typename A>
+__global__ void __launch_bounds__(kMaxThreads,
+                                  resident_blocks(A::value, kSumRows[static_cast<int>(A::mode)],
+                                                  filter_rows, kernel_w))
     sum_units(const WeightGradient p, const typename S::Type* __restrict__ input,
               const typename S::Type* __restrict__ grad_output, float* __restrict__ partial) {
   using Type = typename S::Type;
-  constexpr int tile_rows = kSumRows[static_cast<int>(mode)];
-  constexpr int stride = mode == Mode::strided ? 2 : 1;
+  constexpr int tile_rows = kSumRows[static_cast<int>(A::mode)];
+  constexpr int stride = A::mode == Mode::strided ? 2 : 1;
+  constexpr int columns = A::columns;
   extern __shared__ __align__(16) char shared[];
   const Grid& grid = p.grid;
   const Geometry& g = grid.g;
@@ -114,29 +116,38 @@ __global__ void __launch_bounds__(kMaxThreads, resident_blocks(kSumRows[static_c
       if (item.plane >= planes) break;
       if (item.row >= valid_rows) continue;
       const Type* from = grad_run + (item.plane * valid_rows + item.row) * g.w.result + item.column;
-      float grad[tile_rows];
+      float grad[tile_rows][columns];
 #pragma unroll
       for (int r = 0; r < tile_rows; ++r) {
-        grad[r] = item.row + r * g.h.dilation < valid_rows ? S::widen(*from) : 0.f;
+#pragma unroll
+        for (int c = 0; c < columns; ++c)
+          grad[r][c] = 0;
+        if (item.row + r * g.h.dilation < valid_rows) {
+          constexpr int unit = columns == 1 ? 1 : 2;
+#pragma unroll
+          for (int c = 0; c < columns; c += unit)
+            if (c == 0 || item.column + c < g.w.result) load_unit<S, unit>(&grad[r][c], from + c);
+        }
         from += g.h.dilation * g.w.result;
       }
       int row = (unit.band * g.rows + item.row) * g.h.stride - g.h.pad;
-      const Type* at = run + item.plane * source_plane + (row - rows.first) * g.w.source +
-                       item.column * g.w.stride - g.w.pad;
+      const Type* at = run + item.plane * source_plane + (row - rows.first) * g.w.source;
       row += role * filter_rows * g.h.dilation;
       at += role * filter_rows * g.h.dilation * g.w.source;
-      RowOfTaps<S, kernel_w, mode> elements(item.column, g.w);
+      TileRow<S, kernel_w, A> elements(item.column, g.w);
 #pragma unroll
       for (int r = 0; r < (tile_rows - 1) * stride + filter_rows; ++r) {
         // Rows past the last one loaded belong to taps or results that do not exist.
         if (row >= rows.first && row < rows.last) {
-          elements.load(r % 2, at);
+          elements.load(r, at);
 #pragma unroll
           for (int a = 0; a < filter_rows; ++a) {
             if (r < a || (r - a) % stride != 0 || (r - a) / stride >= tile_rows) continue;
 #pragma unroll
-            for (int b = 0; b < kernel_w; ++b)
-              sums[a][b] = fmaf(elements(r % 2, b), grad[(r - a) / stride], sums[a][b]);
+            for (int c = 0; c < columns; ++c)
+#pragma unroll
+              for (int b = 0; b < kernel_w; ++b)
+                sums[a][b] = fmaf(elements(r, c, b), grad[(r - a) / stride][c], sums[a][b]);
           }
         }
         row += g.h.dilation;
@@ -171,22 +182,60 @@ using SumUnits = void (*)(WeightGradient, const typename S::Type*, const typenam
 
 template <typename S, int filter_rows, Mode mode, int... width>
 SumUnits<S> sum_units_of(int kernel_w, std::integer_sequence<int, width...>) {
-  constexpr SumUnits<S> table[] = {sum_units<S, width + 1, filter_rows, mode>...};
+  constexpr SumUnits<S> table[] = {sum_units<S, width + 1, filter_rows, Fixed<mode>>...};
   return table[kernel_w - 1];
 }
 
 template <typename S, Mode mode>
-SumUnits<S> choose_sum_units(int filter_rows, int kernel_w) {
+SumUnits<S> choose_narrow_sum(const Geometry& g) {
   constexpr auto widths = std::make_integer_sequence<int, kMaxKernel>{};
-  switch (filter_rows) {
+  switch (g.filter_rows) {
     case 5:
-      return sum_units<S, 5, 5, mode>;
+      return sum_units<S, 5, 5, Fixed<mode>>;
     case 7:
-      return sum_units<S, 7, 7, mode>;
+      return sum_units<S, 7, 7, Fixed<mode>>;
     case 3:
-      return sum_units_of<S, 3, mode>(kernel_w, widths);
+      return sum_units_of<S, 3, mode>(g.w.kernel, widths);
     default:
-      return sum_units_of<S, 1, mode>(kernel_w, widths);
+      return sum_units_of<S, 1, mode>(g.w.kernel, widths);
+  }
+}
+
+// Square filters, and filters 11 wide.
+template <typename S, int... index>
+SumUnits<S> choose_wide_sum(const Geometry& g, std::integer_sequence<int, index...>) {
+  SumUnits<S> found = nullptr;
+  const auto consider = [&]<int i>() {
+    constexpr WideFilter filter = kWideFilters[i];
+    if (filter.kernel_w != g.w.kernel || filter.pad != g.w.pad) return;
+    const auto choose = [&]<int filter_rows>() {
+      found = g.access.unit == 4
+                  ? sum_units<S, filter.kernel_w, filter_rows, Fixed<Mode::dense, 4, filter.pad>>
+                  : sum_units<S, filter.kernel_w, filter_rows, Fixed<Mode::dense, 2, filter.pad>>;
+    };
+    constexpr int square = sum_filter_rows(filter.kernel_w, filter.kernel_w);
+    if (g.filter_rows == square) {
+      choose.template operator()<square>();
+    } else if constexpr (filter.kernel_w == 11) {
+      choose.template operator()<1>();
+    }
+  };
+  (consider.template operator()<index>(), ...);
+  return found;
+}
+
+template <DType dtype>
+SumUnits<Scalar<dtype>> choose_sum_units(const Geometry& g) {
+  using S = Scalar<dtype>;
+  if (g.access.unit > 1)
+    return choose_wide_sum<S>(g, std::make_integer_sequence<int, wide_filters(dtype)>{});
+  switch (g.access.mode) {
+    case Mode::strided:
+      return choose_narrow_sum<S, Mode::strided>(g);
+    case Mode::dilated:
+      return choose_narrow_sum<S, Mode::dilated>(g);
+    default:
+      return choose_narrow_sum<S, Mode::dense>(g);
   }
 }
 
@@ -197,11 +246,7 @@ void launch_sum_units(const Problem& problem, const Plan& plan, const Tensors& t
   using Type = typename S::Type;
   const Geometry g = geometry(problem, plan.tiling);
   const WeightGradient p{Grid(g, problem, plan.tiling), partials_of(problem, g, plan.blocks)};
-  const int filter_rows = g.filter_rows, kernel_w = g.w.kernel;
-  const auto kernel =
-      g.mode == Mode::dense     ? choose_sum_units<S, Mode::dense>(filter_rows, kernel_w)
-      : g.mode == Mode::strided ? choose_sum_units<S, Mode::strided>(filter_rows, kernel_w)
-                                : choose_sum_units<S, Mode::dilated>(filter_rows, kernel_w);
+  const auto kernel = choose_sum_units<dtype>(g);
   allow_shared(kernel, g.shared_bytes);
   auto* partial = static_cast<float*>(tensors.workspace);
   kernel<<<static_cast<unsigned>(plan.blocks), plan.threads, g.shared_bytes, stream>>>(

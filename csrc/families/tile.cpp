@@ -19,17 +19,20 @@ constexpr double kWarps = 22;                // of a multiprocessor, to keep its
 // Instructions of one tile.
 double tile_instructions(const Problem& problem, const Geometry& g) {
   const bool weight = problem.pass == Pass::backward_weight;
-  const double load = (problem.dtype == DType::float32 ? 1 : 2) + (g.mode == Mode::dilated ? 1 : 0);
+  const double load =
+      (problem.dtype == DType::float32 ? 1 : 2) + (g.access.mode == Mode::dilated ? 1 : 0);
   if (by_phases(problem)) {
     const double loads = load * g.h.kernel * g.tile_rows * g.w.kernel;
     return 80 + loads + 1.3 * static_cast<double>(problem.taps()) * (g.tile_rows + 1) + 30;
   }
+  const int columns = g.access.columns();
   const double chunks = weight ? 1 : std::ceil(1.0 * g.h.kernel / g.filter_rows);
   const double rows =
       chunks * ((g.tile_rows - 1) * g.w.stride + std::min(g.filter_rows, g.h.kernel));
   const double taps = weight ? g.filter_rows * g.w.kernel : static_cast<double>(problem.taps());
-  return 50 + rows * (g.w.kernel * load + 4) + taps * (g.tile_rows + (weight ? 0 : 1)) +
-         3 * g.tile_rows;
+  const double row = columns == 1 ? g.w.kernel * (load + 1) : (columns + g.w.kernel) * load / 2;
+  return 150 + rows * (row + 6) + taps * (g.tile_rows * columns + (weight ? 0 : 1)) +
+         4.0 * g.tile_rows * std::ceil(columns / 2.0);
 }
 
 double estimate(const Problem& problem, const Arch& arch, const Geometry& g, const Tiling& tiling,
@@ -77,8 +80,9 @@ Candidate search(const Problem& problem, const Arch& arch) {
     const Geometry g = geometry(problem, tiling);
     if (weight && g.planes > 1 && g.items > tiling.threads / g.roles) return false;
     if (g.shared_bytes > shared_per_block(arch)) return false;
-    const int blocks =
-        by_phases(problem) ? kStepBlocks : resident_blocks(g.tile_rows, g.filter_rows, g.w.kernel);
+    const int blocks = by_phases(problem)
+                           ? kStepBlocks
+                           : resident_blocks(g.access, g.tile_rows, g.filter_rows, g.w.kernel);
     const int resident =
         std::min(blocks * kMaxThreads / tiling.threads, blocks_that_fit(arch, g.shared_bytes));
     const double us = estimate(problem, arch, g, tiling, resident);
@@ -87,7 +91,7 @@ Candidate search(const Problem& problem, const Arch& arch) {
   };
   const Geometry one = geometry(problem, {});
   const int results = one.h.result;
-  const auto& heights = kTileRows[static_cast<int>(one.mode)];
+  const auto& heights = kTileRows[static_cast<int>(one.access.mode)];
   for (const int tile_rows : {heights[0], heights[1]}) {
     for (const int threads : {64, 128, 192, 224, 256}) {
       for (const int stages : {2, 3}) {

@@ -2,6 +2,8 @@
 // rows in shared memory. Shared by its planner and its kernels.
 #pragma once
 
+#include <iterator>
+
 #include "partials.h"
 #include "stage.h"
 
@@ -10,15 +12,49 @@ namespace dwconv::tile {
 inline constexpr int kMaxThreads = 256;
 inline constexpr int kMaxKernel = 11;
 
-// What a kernel is compiled for beside the filter's width and the rows of a tile. With dilation,
-// only `dilated` knows that taps lie apart.
+// With dilation, only `dilated` knows that taps lie apart.
 enum class Mode : std::uint8_t { dense, strided, dilated };
 
-// A thread's tile is one column of so many rows: neighbouring threads read neighbouring elements,
-// whatever the alignment. Tall tiles read fewer rows twice, low ones waste less at the lower edge.
-// The image sizes of most networks are multiples of 7.
-inline constexpr int kTileRows[3][2] = {{7, 14}, {7, 7}, {7, 5}};  // by mode
-inline constexpr int kSumRows[3] = {7, 7, 5};                      // of a weight gradient
+// How a thread reads a row. unit 1: its tile is one column, and neighbouring threads read
+// neighbouring elements, whatever the alignment. unit 2 or 4: its tile is 4 columns, which with
+// what lies `pad` before and kernel_w - 1 - pad after come in aligned pieces of `unit` elements: a
+// quarter of the instructions, where the row length and the padding allow it.
+struct Access {
+  Mode mode = Mode::dense;
+  int unit = 1;
+  int pad = 0;
+
+  constexpr int columns() const { return unit == 1 ? 1 : 4; }
+  constexpr bool operator==(const Access&) const = default;
+};
+
+// An access as a type: what kernels are compiled for.
+template <Mode mode_, int unit_ = 1, int pad_ = 0>
+struct Fixed {
+  static constexpr Access value{mode_, unit_, pad_};
+  static constexpr Mode mode = mode_;
+  static constexpr int unit = unit_;
+  static constexpr int pad = pad_;
+  static constexpr int columns = value.columns();
+};
+
+// The widths and paddings for which kernels with units of 2 and 4 are compiled: same, valid and
+// full. In 16 bits the toeplitz family takes those up to 9.
+struct WideFilter {
+  int kernel_w;
+  int pad;
+};
+inline constexpr WideFilter kWideFilters[] = {{11, 5}, {1, 0}, {3, 1}, {3, 0}, {3, 2}, {5, 2},
+                                              {5, 0},  {5, 4}, {7, 3}, {7, 0}, {7, 6}, {9, 4}};
+constexpr int wide_filters(DType dtype) {
+  return dtype == DType::float32 ? static_cast<int>(std::size(kWideFilters)) : 1;
+}
+
+// A thread's tile is so many rows high. Tall tiles read fewer rows twice, low ones waste less at
+// the lower edge. The image sizes of most networks are multiples of 7.
+inline constexpr int kTileRows[3][2] = {{7, 14}, {7, 7}, {7, 5}};  // by mode, for one column
+inline constexpr int kWideRows = 7;
+inline constexpr int kSumRows[3] = {7, 7, 5};  // of a weight gradient
 
 // Filter rows that a thread keeps at a time; what is left of a filter goes row by row.
 inline constexpr int kFilterRows[kMaxKernel + 1] = {0, 4, 3, 3, 3, 5, 3, 7, 2, 3, 2, 3};
@@ -32,8 +68,9 @@ constexpr int sum_filter_rows(int kernel_h, int kernel_w) {
 
 // Blocks of kMaxThreads on a multiprocessor that a kernel's registers allow: of 65,536, a thread
 // may take 64, 80 or 128.
-constexpr int resident_blocks(int tile_rows, int filter_rows, int kernel_w) {
-  const int registers = tile_rows + (filter_rows + 3) * kernel_w;
+constexpr int resident_blocks(const Access& access, int tile_rows, int filter_rows, int kernel_w) {
+  const int row = access.unit == 1 ? 3 * kernel_w : kernel_w + 6;
+  const int registers = tile_rows * access.columns() + filter_rows * kernel_w + row;
   return registers <= 26 ? 4 : registers <= 50 ? 3 : 2;
 }
 
@@ -49,7 +86,7 @@ inline constexpr int kStepBlocks = 3;
 struct Geometry {
   // Of the input gradient with stride 2: results are steps, kernels are halved.
   Window h, w;
-  Mode mode = Mode::dense;
+  Access access;
   int tile_rows = 0;
   int filter_rows = 0;
   int planes = 1;  // of a unit
@@ -57,6 +94,7 @@ struct Geometry {
   int rows = 1;    // results of a band, along h
   int bands = 1;
   int row_tiles = 1;  // of a band, for each class of rows (modulo the dilation)
+  int strips = 1;     // tiles side by side
   int items = 1;      // tiles of a unit
   int roles = 1;      // backward_weight: groups of threads, each with its filter rows
   // Shared memory, in bytes: stages of a source run and perhaps a run of the output gradient, then

@@ -8,6 +8,19 @@ constexpr int run_bytes(int elements, int element_bytes) {
   return round_up(elements * element_bytes, 16) + 16;
 }
 
+Access access_of(const Window& h, const Window& w, const Problem& problem) {
+  if (w.stride > 1) return {Mode::strided};
+  if (w.dilation > 1 || h.dilation > 1) return {Mode::dilated};
+  // Results leave in pairs.
+  if (w.source % 2 != 0 || w.result % 2 != 0) return {};
+  if (problem.pass == Pass::backward_weight && h.kernel != w.kernel && w.kernel != 11) return {};
+  for (int i = 0; i < wide_filters(problem.dtype); ++i) {
+    if (kWideFilters[i].kernel_w == w.kernel && kWideFilters[i].pad == w.pad)
+      return {Mode::dense, w.source % 4 == 0 ? 4 : 2, w.pad};
+  }
+  return {};
+}
+
 void choose_windows(Geometry& g, const Problem& problem, const Tiling& tiling) {
   if (by_phases(problem)) {
     g.h = phase_window(problem.h);
@@ -18,15 +31,13 @@ void choose_windows(Geometry& g, const Problem& problem, const Tiling& tiling) {
   const bool mirrored = problem.pass == Pass::backward_input;
   g.h = mirrored ? mirrored_window(problem.h) : forward_window(problem.h);
   g.w = mirrored ? mirrored_window(problem.w) : forward_window(problem.w);
-  g.mode = g.w.stride > 1                         ? Mode::strided
-           : g.w.dilation > 1 || g.h.dilation > 1 ? Mode::dilated
-                                                  : Mode::dense;
+  g.access = access_of(g.h, g.w, problem);
   if (problem.pass == Pass::backward_weight) {
-    g.tile_rows = kSumRows[static_cast<int>(g.mode)];
+    g.tile_rows = kSumRows[static_cast<int>(g.access.mode)];
     g.filter_rows = sum_filter_rows(g.h.kernel, g.w.kernel);
     g.roles = ceil_div(g.h.kernel, g.filter_rows);
   } else {
-    g.tile_rows = tiling.tile_rows;
+    g.tile_rows = g.access.unit == 1 ? tiling.tile_rows : kWideRows;
     g.filter_rows = kFilterRows[g.w.kernel];
   }
 }
@@ -41,7 +52,8 @@ Geometry geometry(const Problem& problem, const Tiling& tiling) {
   g.rows = std::min(tiling.rows, g.h.result);
   g.bands = ceil_div(g.h.result, g.rows);
   g.row_tiles = ceil_div(ceil_div(g.rows, g.h.dilation), g.tile_rows);
-  g.items = g.planes * g.h.dilation * g.row_tiles * g.w.result;
+  g.strips = ceil_div(g.w.result, g.access.columns());
+  g.items = g.planes * g.h.dilation * g.row_tiles * g.strips;
   g.units = problem.batch * g.groups * g.bands;
 
   const bool weight = problem.pass == Pass::backward_weight;
