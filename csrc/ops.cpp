@@ -38,8 +38,7 @@ void run(const Problem& problem, Tensors tensors, const Tensor& like) {
   const Plan chosen = plan(problem, arch_of(device), current_policy());
   std::optional<Tensor> workspace;
   if (chosen.workspace_bytes > 0) {
-    workspace = torch::stable::empty({chosen.workspace_bytes}, ScalarType::Byte, std::nullopt,
-                                     like.device());
+    workspace = empty({chosen.workspace_bytes}, {1}, ScalarType::Byte, like);
     tensors.workspace = workspace->mutable_data_ptr();
   }
   launch(problem, chosen, tensors, device, current_stream(device));
@@ -63,7 +62,7 @@ Tensor forward(const Tensor& input, const Tensor& weight, const std::optional<Te
   const Tensor dense_input = dense(input, layout);
   const Tensor dense_weight = dense(weight, Layout::nchw);
   const std::optional<Tensor> dense_bias =
-      bias ? std::optional(torch::stable::contiguous(*bias)) : std::nullopt;
+      bias ? std::optional(dense(*bias, Layout::nchw)) : std::nullopt;
   run(problem,
       {.input = read(dense_input),
        .weight = read(dense_weight),
@@ -123,14 +122,14 @@ Tensor backward_weight(const Tensor& grad_output, const Tensor& input, Sizes wei
 
 STABLE_TORCH_LIBRARY(dwconv, library) {
   library.def(
-      "forward(Tensor input, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] padding, "
-      "SymInt[] dilation) -> Tensor");
+      "forward(Tensor input, Tensor weight, Tensor? bias, int[] stride, SymInt[] padding, "
+      "int[] dilation) -> Tensor");
   library.def(
-      "backward_input(Tensor grad_output, Tensor weight, SymInt[] input_size, SymInt[] stride, "
-      "SymInt[] padding, SymInt[] dilation) -> Tensor");
+      "backward_input(Tensor grad_output, Tensor weight, SymInt[] input_size, int[] stride, "
+      "SymInt[] padding, int[] dilation) -> Tensor");
   library.def(
-      "backward_weight(Tensor grad_output, Tensor input, SymInt[] weight_size, SymInt[] stride, "
-      "SymInt[] padding, SymInt[] dilation) -> Tensor");
+      "backward_weight(Tensor grad_output, Tensor input, SymInt[] weight_size, int[] stride, "
+      "SymInt[] padding, int[] dilation) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(dwconv, CUDA, library) {

@@ -3,6 +3,7 @@
 // torch.ops.dwconv.*, and throw std::runtime_error.
 #pragma once
 
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/MemoryFormat.h>
@@ -57,17 +58,59 @@ inline MemoryFormat memory_format_of(Layout layout) {
   return layout == Layout::nhwc ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
 }
 
+// The strides that torch gives a new tensor of these sizes.
+template <typename SizeArray>
+Sizes dense_strides(const SizeArray& sizes, Layout layout) {
+  Sizes strides(sizes.size());
+  int64_t next = 1;
+  if (layout == Layout::nhwc) {
+    for (const int dim : {1, 3, 2, 0}) {
+      strides[dim] = next;
+      next *= sizes[dim];
+    }
+  } else {
+    for (size_t dim = sizes.size(); dim-- > 0;) {
+      strides[dim] = next;
+      next *= std::max<int64_t>(sizes[dim], 1);
+    }
+  }
+  return strides;
+}
+
+inline bool is_dense(const Tensor& tensor, Layout layout) {
+  const auto sizes = tensor.sizes();
+  const auto strides = tensor.strides();
+  const Sizes dense = dense_strides(sizes, layout);
+  for (size_t dim = 0; dim < sizes.size(); ++dim) {
+    if (sizes[dim] != 1 && strides[dim] != dense[dim]) return false;
+  }
+  return true;
+}
+
 // The tensor itself where it is dense in the layout and begins at a multiple of 16 bytes, as
-// kernels want it; else a copy that does, as all that torch allocates.
+// kernels want it; else a copy that does, as all that torch allocates. Looked up here: asking torch
+// for a contiguous tensor costs a microsecond of host time even where nothing is copied.
 inline Tensor dense(const Tensor& tensor, Layout layout) {
-  const Tensor result = torch::stable::contiguous(tensor, memory_format_of(layout));
+  const Tensor result = is_dense(tensor, layout)
+                            ? tensor
+                            : torch::stable::contiguous(tensor, memory_format_of(layout));
   const bool aligned = reinterpret_cast<std::uintptr_t>(result.const_data_ptr()) % 16 == 0;
   return aligned ? result : torch::stable::clone(result);
 }
 
+// Not torch::stable::empty, which takes longer.
+inline Tensor empty(const Sizes& sizes, const Sizes& strides, ScalarType dtype,
+                    const Tensor& device_of) {
+  AtenTensorHandle handle = nullptr;
+  const AOTITorchError error = aoti_torch_empty_strided(
+      static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), static_cast<int32_t>(dtype),
+      aoti_torch_device_type_cuda(), device_of.get_device_index(), &handle);
+  STD_TORCH_CHECK(error == AOTI_TORCH_SUCCESS, "dwconv: no memory for a tensor");
+  return Tensor(handle);
+}
+
 inline Tensor empty_like(const Tensor& like, const Sizes& sizes, Layout layout) {
-  return torch::stable::empty(sizes, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
-                              memory_format_of(layout));
+  return empty(sizes, dense_strides(sizes, layout), like.scalar_type(), like);
 }
 
 inline Sizes sizes_of(const Tensor& tensor) {
