@@ -78,6 +78,21 @@ def test_reference_and_check(pass_: str, layout: str) -> None:
     assert "not (" in problem(lambda t: t[:-1])
 
 
+def test_few_results_may_cancel() -> None:
+    """Then an error is measured against what the results are on average, not against their sum."""
+    workload = Workload("pair", "", 1, 1, 1, 2, (1, 1), 1, (0, 0), 1)
+    case = Case(workload, "float32", "backward_weight", "nchw")
+    data = Data(
+        x=torch.tensor([[[[1.0, 1.0]]]]),
+        weight=torch.ones(1, 1, 1, 1),
+        grad=torch.tensor([[[[1.0, -1.0 + 2**-20]]]]),
+    )
+    reference = make_reference(case, data)
+    assert abs(reference.norm - 2**0.5) < 1e-5
+    assert check(case, torch.full((1, 1, 1, 1), 2**-20 + 1e-7), reference).problem is None
+    assert check(case, torch.full((1, 1, 1, 1), 2**-20 + 1e-5), reference).problem is not None
+
+
 def test_check_reports_another_layout() -> None:
     case = case_of("forward", layout="nhwc")
     data = random_data(case, CPU)

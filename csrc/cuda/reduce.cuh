@@ -42,7 +42,9 @@ template <typename S>
 __global__ void __launch_bounds__(kPartialResults* kPartialLanes)
     add_partials(const PartialsIndex index, const float* __restrict__ partial,
                  typename S::Type* __restrict__ result) {
-  __shared__ float sums[kPartialLanes][kPartialResults];
+  // In float64: some thousands of partial sums in a row would cost as much accuracy as all that was
+  // summed before.
+  __shared__ double sums[kPartialLanes][kPartialResults];
   const Partials& p = index.p;
   const std::int64_t number = static_cast<std::int64_t>(blockIdx.x) * kPartialResults + threadIdx.x;
   const std::int64_t channel = index.taps.quotient(number);
@@ -59,7 +61,7 @@ __global__ void __launch_bounds__(kPartialResults* kPartialLanes)
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
-  float sum = 0;
+  double sum = 0;
   if (channel < p.channels) {
     // Only the first of them can have met a group before this one.
     const std::int64_t segment = p.segments * p.planes * p.taps;
@@ -75,7 +77,7 @@ __global__ void __launch_bounds__(kPartialResults* kPartialLanes)
   if (threadIdx.y != 0 || channel >= p.channels) return;
   for (int lane = 1; lane < kPartialLanes; ++lane)
     sum += sums[lane][threadIdx.x];
-  result[number] = S::round(sum);
+  result[number] = S::round(static_cast<float>(sum));
 }
 
 // Lets the kernel that waits for this one start early; it still waits for the results.

@@ -93,7 +93,7 @@ Candidate search(const Problem& problem, const Arch& arch) {
   const int results = one.h.result;
   const auto& heights = kTileRows[static_cast<int>(one.access.mode)];
   for (const int tile_rows : {heights[0], heights[1]}) {
-    for (const int threads : {64, 128, 192, 224, 256}) {
+    for (const int threads : {32, 64, 96, 128, 192, 224, 256}) {
       for (const int stages : {2, 3}) {
         Tiling tiling{.stages = stages, .threads = threads, .tile_rows = tile_rows};
         tiling.rows = results;

@@ -47,7 +47,7 @@ struct WideFilter {
 inline constexpr WideFilter kWideFilters[] = {{11, 5}, {1, 0}, {3, 1}, {3, 0}, {3, 2}, {5, 2},
                                               {5, 0},  {5, 4}, {7, 3}, {7, 0}, {7, 6}, {9, 4}};
 constexpr int wide_filters(DType dtype) {
-  return dtype == DType::float32 ? static_cast<int>(std::size(kWideFilters)) : 1;
+  return dtype == DType::float32 ? static_cast<int>(std::size(kWideFilters)) : 5;
 }
 
 // A thread's tile is so many rows high. Tall tiles read fewer rows twice, low ones waste less at
