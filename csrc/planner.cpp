@@ -40,29 +40,24 @@ bool is_for(const Kernel& kernel, const Problem& problem) {
          kernel.layout == problem.layout;
 }
 
-std::optional<std::string> refuse(const FamilyPlanner& planner, const Kernel& kernel,
-                                  const Problem& problem, const Arch& arch, const Policy& policy) {
+Answer ask(const Kernel& kernel, const Problem& problem, const Arch& arch, const Policy& policy) {
+  if (!is_for(kernel, problem)) return "it is compiled for another pass, dtype or layout";
+  const FamilyPlanner& planner = planner_of(kernel.family);
   if (policy.strict_nonfinite && planner.spreads_nonfinite(problem)) {
     return "it may spread Inf and NaN further than a direct sum, and strict_nonfinite is set";
   }
-  return planner.refuse(kernel, problem, arch);
+  return planner.plan(kernel, problem, arch);
 }
 
 Choice choose_forced(const Kernel& kernel, const Problem& problem, const Arch& arch,
                      const Policy& policy) {
-  const FamilyPlanner& planner = planner_of(kernel.family);
-  std::optional<std::string> reason;
-  if (!is_for(kernel, problem)) {
-    reason = "it is compiled for another pass, dtype or layout";
-  } else {
-    reason = refuse(planner, kernel, problem, arch, policy);
-  }
-  if (reason) {
+  const Answer answer = ask(kernel, problem, arch, policy);
+  if (const auto* reason = std::get_if<std::string>(&answer)) {
     throw std::invalid_argument("the forced kernel " + std::string(kernel.name) +
                                 " cannot take the problem (" + to_string(problem) +
                                 "): " + *reason);
   }
-  return {planner.configure(kernel, problem, arch), {}, {}};
+  return {std::get<Plan>(answer), {}, {}};
 }
 
 struct Key {
@@ -173,11 +168,11 @@ Choice choose(const Problem& problem, const Arch& arch, const Policy& policy) {
   std::vector<Refusal> refusals;
   for (const Kernel& kernel : kernels()) {
     if (!is_for(kernel, problem)) continue;
-    const FamilyPlanner& planner = planner_of(kernel.family);
-    if (auto reason = refuse(planner, kernel, problem, arch, policy)) {
-      refusals.push_back({&kernel, *std::move(reason)});
+    Answer answer = ask(kernel, problem, arch, policy);
+    if (auto* reason = std::get_if<std::string>(&answer)) {
+      refusals.push_back({&kernel, std::move(*reason)});
     } else {
-      plans.push_back(planner.configure(kernel, problem, arch));
+      plans.push_back(std::get<Plan>(answer));
     }
   }
   if (plans.empty()) throw std::logic_error("no kernel takes the problem " + to_string(problem));

@@ -98,6 +98,9 @@ HARD_PROBLEMS = [
     Problem(channels=7, size=(28, 31), kernel=(5, 5), stride=(2, 2), padding=(2, 2, 2, 2)),
     Problem(channels=3, size=(40, 41), kernel=(6, 4), stride=(2, 2), padding=(5, 3, 0, 2)),
     Problem(channels=150, size=(5, 3), padding=(1, 1, 1, 1), batch=1),
+    Problem(batch=1, channels=2, size=(9, 400), padding=(0, 40, 0, 40)),  # past the lower edge
+    Problem(batch=1, size=(31, 300), kernel=(2, 2), stride=(2, 2), padding=(1, 0, 0, 1)),
+    Problem(channels=2, size=(5, 30), dilation=(40, 1), padding=(40, 40, 1, 1)),
     Problem(channels=1, batch=1, size=(3, 1021), padding=(1, 1, 1, 1)),
     # outputs of 1 x 1, and more than one block of rows, columns, filters
     Problem(kernel=(7, 5), channels=5, batch=3),

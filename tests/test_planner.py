@@ -213,6 +213,30 @@ def test_large_problems_fit_the_launch() -> None:
     assert 1 <= plan(problem, "backward_weight")["slices"] <= 70_000
 
 
+@pytest.mark.parametrize("pass_", PASSES)
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_bytes_of_a_large_image_do_not_wrap_around(pass_: str, dtype: str) -> None:
+    """A plane of 2**31 bytes does not fit shared memory, and three of its rows do not."""
+    row = {"pass": pass_, "dtype": dtype, "layout": "nchw", "name": f"tile_{pass_}_{dtype}_nchw"}
+    size = (32768, 16384 if dtype == "float32" else 32768)
+    assert not takes(row, Problem(batch=1, channels=1, size=size, padding=(1, 1, 1, 1)))
+    single = Problem(batch=1, channels=1, size=size, kernel=(1, 1))
+    if takes(row, single):
+        assert plan(single, pass_, dtype, kernel=row["name"])["tiling"]["rows"] == 1
+
+
+@pytest.mark.parametrize("family", ["tile", "toeplitz"])
+@pytest.mark.parametrize("padding", [(3, 0, 0, 0), (0, 3, 0, 0), (0, 0, 3, 0), (0, 0, 0, 3)])
+def test_results_in_the_padding_are_left_to_others(
+    family: str, padding: tuple[int, int, int, int]
+) -> None:
+    """Bands and strips of them would have nothing to load."""
+    problem = Problem(size=(9, 8), padding=padding)
+    row = {"pass": "forward", "dtype": "float16", "layout": "nchw"}
+    assert not takes({**row, "name": f"{family}_forward_float16_nchw"}, problem)
+    assert takes({**row, "name": "generic_forward_float16_nchw"}, problem)
+
+
 @pytest.mark.parametrize("row", KERNELS, ids=lambda row: row["name"])
 def test_forced_kernel_is_taken(row: dict[str, str]) -> None:
     """For its own class of problems."""

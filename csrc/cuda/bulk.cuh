@@ -7,12 +7,6 @@
 
 namespace dwconv {
 
-// What a run takes in shared memory: it lies at the same offset within 16 bytes as in global
-// memory, and the bytes that share its first and last 16 come along.
-constexpr int run_bytes(std::int64_t elements, int element_bytes) {
-  return static_cast<int>((elements * element_bytes + 15) / 16 * 16 + 16);
-}
-
 #if __CUDA_ARCH__ >= 900
 __device__ inline void init_barrier(std::uint32_t barrier) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barrier) : "memory");
@@ -75,7 +69,7 @@ class RunLoader {
     const unsigned bytes = padded_bytes(from, count);
     const unsigned second_bytes = second_count > 0 ? padded_bytes(second_from, second_count) : 0;
     expect_bytes(barrier, bytes + second_bytes);
-    bulk_load(shared_address(to), aligned(from), bytes, barrier);
+    if (bytes > 0) bulk_load(shared_address(to), aligned(from), bytes, barrier);
     if (second_bytes > 0)
       bulk_load(shared_address(second_to), aligned(second_from), second_bytes, barrier);
 #else

@@ -3,10 +3,9 @@
 // before it is computed, and so are its results.
 #pragma once
 
-#include <utility>
-
 #include "check.cuh"
 #include "tile.h"
+#include "tile_choice.cuh"
 #include "tile_unit.cuh"
 
 namespace dwconv::tile {
@@ -166,48 +165,19 @@ template <typename S>
 using Convolve = void (*)(Convolution, const typename S::Type*, const typename S::Type*,
                           const typename S::Type*, typename S::Type*);
 
-template <typename S, int tile_rows, Mode mode, int... width>
-Convolve<S> convolve_of(int kernel_w, std::integer_sequence<int, width...>) {
-  constexpr Convolve<S> table[] = {convolve<S, width + 1, tile_rows, Fixed<mode>>...};
-  return table[kernel_w - 1];
-}
-
-template <typename S, Mode mode>
-Convolve<S> choose_narrow(const Geometry& g) {
-  constexpr auto widths = std::make_integer_sequence<int, kMaxKernel>{};
-  constexpr auto& rows = kTileRows[static_cast<int>(mode)];
-  return g.tile_rows == rows[0] ? convolve_of<S, rows[0], mode>(g.w.kernel, widths)
-                                : convolve_of<S, rows[1], mode>(g.w.kernel, widths);
-}
-
-template <typename S, int... index>
-Convolve<S> choose_wide(const Geometry& g, std::integer_sequence<int, index...>) {
-  Convolve<S> found = nullptr;
-  const auto consider = [&]<int i>() {
-    constexpr WideFilter filter = kWideFilters[i];
-    if (filter.kernel_w != g.w.kernel || filter.pad != g.w.pad) return;
-    found = g.access.unit == 4
-                ? convolve<S, filter.kernel_w, kWideRows, Fixed<Mode::dense, 4, filter.pad>>
-                : convolve<S, filter.kernel_w, kWideRows, Fixed<Mode::dense, 2, filter.pad>>;
-  };
-  (consider.template operator()<index>(), ...);
-  return found;
-}
-
-template <DType dtype>
-Convolve<Scalar<dtype>> choose_convolve(const Geometry& g) {
-  using S = Scalar<dtype>;
-  if (g.access.unit > 1)
-    return choose_wide<S>(g, std::make_integer_sequence<int, wide_filters(dtype)>{});
-  switch (g.access.mode) {
-    case Mode::strided:
-      return choose_narrow<S, Mode::strided>(g);
-    case Mode::dilated:
-      return choose_narrow<S, Mode::dilated>(g);
-    default:
-      return choose_narrow<S, Mode::dense>(g);
+template <typename S>
+struct Convolutions {
+  template <int kernel_w, typename A>
+  static Convolve<S> of(const Geometry& g) {
+    if constexpr (A::unit > 1) {
+      return convolve<S, kernel_w, kWideRows, A>;
+    } else {
+      constexpr auto& rows = kTileRows[static_cast<int>(A::mode)];
+      return g.tile_rows == rows[0] ? convolve<S, kernel_w, rows[0], A>
+                                    : convolve<S, kernel_w, rows[1], A>;
+    }
   }
-}
+};
 
 template <DType dtype>
 void launch_convolve(const Problem& problem, const Plan& plan, const Tensors& tensors,
@@ -217,7 +187,7 @@ void launch_convolve(const Problem& problem, const Plan& plan, const Tensors& te
   const bool mirrored = problem.pass == Pass::backward_input;
   const Geometry g = geometry(problem, plan.tiling);
   const Convolution p{Grid(g, problem, plan.tiling), mirrored};
-  const auto kernel = choose_convolve<dtype>(g);
+  const auto kernel = choose<Convolutions<S>, dtype>(g);
   allow_shared(kernel, g.shared_bytes);
   kernel<<<static_cast<unsigned>(plan.blocks), plan.threads, g.shared_bytes, stream>>>(
       p, static_cast<const Type*>(mirrored ? tensors.output : tensors.input),

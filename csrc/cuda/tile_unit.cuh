@@ -33,7 +33,7 @@ struct Grid {
         stages(tiling.stages),
         strips(geometry.strips),
         row_tiles(geometry.row_tiles),
-        row_classes(geometry.h.dilation) {}
+        row_classes(geometry.row_classes) {}
 
   __device__ Unit unit(std::int64_t index) const { return Unit::at(index, images, g.bands); }
   // The last group may have fewer planes.
@@ -51,7 +51,8 @@ struct Grid {
   __device__ RowRange source_rows(const Unit& unit) const {
     if (g.whole()) return {0, g.h.source};
     const int first = unit.band * g.rows * g.h.stride - g.h.pad;
-    return {max(first, 0), min(first + g.h.reach(rows(unit)), g.h.source)};
+    const int last = min(first + g.h.reach(rows(unit)), g.h.source);
+    return {min(max(first, 0), last), last};  // a last band may need none
   }
   // Whole planes follow each other; of a band there is one plane.
   template <typename Type>

@@ -3,10 +3,9 @@
 // the blocks, are added in a fixed order.
 #pragma once
 
-#include <utility>
-
 #include "reduce.cuh"
 #include "tile.h"
+#include "tile_choice.cuh"
 #include "tile_unit.cuh"
 
 namespace dwconv::tile {
@@ -180,64 +179,22 @@ __global__ void __launch_bounds__(kMaxThreads,
 template <typename S>
 using SumUnits = void (*)(WeightGradient, const typename S::Type*, const typename S::Type*, float*);
 
-template <typename S, int filter_rows, Mode mode, int... width>
-SumUnits<S> sum_units_of(int kernel_w, std::integer_sequence<int, width...>) {
-  constexpr SumUnits<S> table[] = {sum_units<S, width + 1, filter_rows, Fixed<mode>>...};
-  return table[kernel_w - 1];
-}
-
-template <typename S, Mode mode>
-SumUnits<S> choose_narrow_sum(const Geometry& g) {
-  constexpr auto widths = std::make_integer_sequence<int, kMaxKernel>{};
-  switch (g.filter_rows) {
-    case 5:
-      return sum_units<S, 5, 5, Fixed<mode>>;
-    case 7:
-      return sum_units<S, 7, 7, Fixed<mode>>;
-    case 3:
-      return sum_units_of<S, 3, mode>(g.w.kernel, widths);
-    default:
-      return sum_units_of<S, 1, mode>(g.w.kernel, widths);
-  }
-}
-
-// Square filters, and filters 11 wide.
-template <typename S, int... index>
-SumUnits<S> choose_wide_sum(const Geometry& g, std::integer_sequence<int, index...>) {
-  SumUnits<S> found = nullptr;
-  const auto consider = [&]<int i>() {
-    constexpr WideFilter filter = kWideFilters[i];
-    if (filter.kernel_w != g.w.kernel || filter.pad != g.w.pad) return;
-    const auto choose = [&]<int filter_rows>() {
-      found = g.access.unit == 4
-                  ? sum_units<S, filter.kernel_w, filter_rows, Fixed<Mode::dense, 4, filter.pad>>
-                  : sum_units<S, filter.kernel_w, filter_rows, Fixed<Mode::dense, 2, filter.pad>>;
-    };
-    constexpr int square = sum_filter_rows(filter.kernel_w, filter.kernel_w);
-    if (g.filter_rows == square) {
-      choose.template operator()<square>();
-    } else if constexpr (filter.kernel_w == 11) {
-      choose.template operator()<1>();
+template <typename S>
+struct SumKernels {
+  template <int kernel_w, typename A>
+  static SumUnits<S> of(const Geometry& g) {
+    constexpr int square = sum_filter_rows(kernel_w, kernel_w);
+    if (g.filter_rows == square) return sum_units<S, kernel_w, square, A>;
+    // Wide access is for square filters, and for those 11 wide.
+    if constexpr (A::unit == 1 || kernel_w == 11) {
+      if (g.filter_rows == 1) return sum_units<S, kernel_w, 1, A>;
     }
-  };
-  (consider.template operator()<index>(), ...);
-  return found;
-}
-
-template <DType dtype>
-SumUnits<Scalar<dtype>> choose_sum_units(const Geometry& g) {
-  using S = Scalar<dtype>;
-  if (g.access.unit > 1)
-    return choose_wide_sum<S>(g, std::make_integer_sequence<int, wide_filters(dtype)>{});
-  switch (g.access.mode) {
-    case Mode::strided:
-      return choose_narrow_sum<S, Mode::strided>(g);
-    case Mode::dilated:
-      return choose_narrow_sum<S, Mode::dilated>(g);
-    default:
-      return choose_narrow_sum<S, Mode::dense>(g);
+    if constexpr (A::unit == 1) {
+      if (g.filter_rows == 3) return sum_units<S, kernel_w, 3, A>;
+    }
+    return nullptr;
   }
-}
+};
 
 template <DType dtype>
 void launch_sum_units(const Problem& problem, const Plan& plan, const Tensors& tensors,
@@ -246,7 +203,7 @@ void launch_sum_units(const Problem& problem, const Plan& plan, const Tensors& t
   using Type = typename S::Type;
   const Geometry g = geometry(problem, plan.tiling);
   const WeightGradient p{Grid(g, problem, plan.tiling), partials_of(problem, g, plan.blocks)};
-  const auto kernel = choose_sum_units<dtype>(g);
+  const auto kernel = choose<SumKernels<S>, dtype>(g);
   allow_shared(kernel, g.shared_bytes);
   auto* partial = static_cast<float*>(tensors.workspace);
   kernel<<<static_cast<unsigned>(plan.blocks), plan.threads, g.shared_bytes, stream>>>(

@@ -75,11 +75,8 @@ Plan weight_gradient(const Problem& problem, const Arch& arch) {
   return plan;
 }
 
-std::optional<std::string> refuse(const Kernel&, const Problem&, const Arch&) {
-  return std::nullopt;  // always valid: this is the fallback
-}
-
-Plan configure(const Kernel& kernel, const Problem& problem, const Arch& arch) {
+// Always valid: this is the fallback.
+Answer plan_launch(const Kernel& kernel, const Problem& problem, const Arch& arch) {
   Plan plan =
       problem.pass == Pass::backward_weight ? weight_gradient(problem, arch) : gather(problem);
   plan.kernel = &kernel;
@@ -91,6 +88,6 @@ bool spreads_nonfinite(const Problem&) { return false; }
 
 }  // namespace
 
-const FamilyPlanner kGenericPlanner{refuse, spreads_nonfinite, configure};
+const FamilyPlanner kGenericPlanner{plan_launch, spreads_nonfinite};
 
 }  // namespace dwconv

@@ -49,6 +49,14 @@ constexpr Window phase_window(const Axis& axis) {
           static_cast<int>(taps - 1)};
 }
 
+// Whether some results of the forward pass look at no element of the image.
+constexpr bool padding_holds_results(const Problem& problem) {
+  const auto holds = [](const Axis& axis) {
+    return std::max(axis.pad_before, axis.pad_after) >= axis.extent();
+  };
+  return holds(problem.h) || holds(problem.w);
+}
+
 struct Stage {
   int height = 0;  // of an image
   int width = 0;

@@ -1,6 +1,8 @@
 #include "tile.h"
 
 #include <cmath>
+#include <optional>
+#include <vector>
 
 #include "family.h"
 
@@ -72,6 +74,14 @@ struct Candidate {
   double us = 0;
 };
 
+// Tile heights to choose from; where geometry() knows the height, there is one.
+std::vector<int> heights_of(const Problem& problem, const Geometry& g) {
+  if (problem.pass == Pass::backward_weight || by_phases(problem) || g.access.unit > 1)
+    return {g.tile_rows};
+  const auto& heights = kTileRows[static_cast<int>(g.access.mode)];
+  return heights[0] == heights[1] ? std::vector{heights[0]} : std::vector{heights[0], heights[1]};
+}
+
 // The tiling with the lowest estimate; resident = 0 where none fits.
 Candidate search(const Problem& problem, const Arch& arch) {
   Candidate best;
@@ -91,8 +101,7 @@ Candidate search(const Problem& problem, const Arch& arch) {
   };
   const Geometry one = geometry(problem, {});
   const int results = one.h.result;
-  const auto& heights = kTileRows[static_cast<int>(one.access.mode)];
-  for (const int tile_rows : {heights[0], heights[1]}) {
+  for (const int tile_rows : heights_of(problem, one)) {
     for (const int threads : {32, 64, 96, 128, 192, 224, 256}) {
       for (const int stages : {2, 3}) {
         Tiling tiling{.stages = stages, .threads = threads, .tile_rows = tile_rows};
@@ -117,7 +126,7 @@ Candidate search(const Problem& problem, const Arch& arch) {
   return best;
 }
 
-std::optional<std::string> refuse(const Kernel&, const Problem& problem, const Arch& arch) {
+std::optional<std::string> refuse(const Problem& problem) {
   const Axis &h = problem.h, &w = problem.w;
   if (problem.multiplier != 1) return "it takes one filter per channel";
   if (w.kernel > kMaxKernel || h.kernel > kMaxKernel) {
@@ -128,8 +137,7 @@ std::optional<std::string> refuse(const Kernel&, const Problem& problem, const A
   if (h.stride == 2 && std::max(h.dilation, w.dilation) > 1) {
     return "it takes no dilation with stride 2";
   }
-  if (!by_phases(problem) &&
-      (h.pad_before > h.dilation * (h.kernel - 1) || w.pad_before > w.dilation * (w.kernel - 1))) {
+  if (padding_holds_results(problem)) {
     return "some results lie wholly in the padding";
   }
   // Positions within an image are counted in 32 bits, and within a unit with a dilation in fewer.
@@ -138,18 +146,17 @@ std::optional<std::string> refuse(const Kernel&, const Problem& problem, const A
       problem.batch >= std::int64_t{1} << 31 || problem.channels >= std::int64_t{1} << 31) {
     return "images, batch or channels are too large for it";
   }
-  if (search(problem, arch).resident == 0) {
-    return "its rows do not fit the shared memory of the device";
-  }
   return std::nullopt;
 }
 
-// The zeros of the padding meet filters, never an image; but an output gradient that a register
-// tile lacks is a zero that meets one.
+// The zeros of the padding meet filters, never an image; but an output gradient that a tile lacks
+// is a zero that meets one.
 bool spreads_nonfinite(const Problem& problem) { return problem.pass == Pass::backward_weight; }
 
-Plan configure(const Kernel& kernel, const Problem& problem, const Arch& arch) {
+Answer plan_launch(const Kernel& kernel, const Problem& problem, const Arch& arch) {
+  if (auto reason = refuse(problem)) return *std::move(reason);
   const Candidate best = search(problem, arch);
+  if (best.resident == 0) return "its rows do not fit the shared memory of the device";
   const Geometry g = geometry(problem, best.tiling);
   Plan plan;
   plan.kernel = &kernel;
@@ -168,6 +175,6 @@ Plan configure(const Kernel& kernel, const Problem& problem, const Arch& arch) {
 
 }  // namespace
 
-const FamilyPlanner kTilePlanner{refuse, spreads_nonfinite, configure};
+const FamilyPlanner kTilePlanner{plan_launch, spreads_nonfinite};
 
 }  // namespace dwconv

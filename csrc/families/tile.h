@@ -93,10 +93,11 @@ struct Geometry {
   int groups = 1;  // of planes
   int rows = 1;    // results of a band, along h
   int bands = 1;
-  int row_tiles = 1;  // of a band, for each class of rows (modulo the dilation)
-  int strips = 1;     // tiles side by side
-  int items = 1;      // tiles of a unit
-  int roles = 1;      // backward_weight: groups of threads, each with its filter rows
+  int row_classes = 1;  // rows modulo the dilation
+  int row_tiles = 1;    // of a band, for each class of rows
+  int strips = 1;       // tiles side by side
+  int items = 1;        // tiles of a unit
+  int roles = 1;        // backward_weight: groups of threads, each with its filter rows
   // Shared memory, in bytes: stages of a source run and perhaps a run of the output gradient, then
   // filters and results, or sums; barriers last.
   int grad_at = 0;  // in a stage

@@ -3,9 +3,11 @@
 namespace dwconv::tile {
 namespace {
 
-// As run_bytes in cuda/bulk.cuh: the 16 bytes around either end come along.
-constexpr int run_bytes(int elements, int element_bytes) {
-  return round_up(elements * element_bytes, 16) + 16;
+// What a run takes in shared memory: the 16 bytes around either end come along. More than any
+// device has counts as so much more, so that sums of a few still fit 32 bits.
+constexpr int run_bytes(std::int64_t elements, int element_bytes) {
+  constexpr std::int64_t kTooMuch = 1 << 27;
+  return static_cast<int>(std::min((elements * element_bytes + 15) / 16 * 16 + 16, kTooMuch));
 }
 
 Access access_of(const Window& h, const Window& w, const Problem& problem) {
@@ -51,17 +53,21 @@ Geometry geometry(const Problem& problem, const Tiling& tiling) {
   g.groups = ceil_div(static_cast<int>(problem.channels), g.planes);
   g.rows = std::min(tiling.rows, g.h.result);
   g.bands = ceil_div(g.h.result, g.rows);
+  g.row_classes = std::min(g.h.dilation, g.rows);
   g.row_tiles = ceil_div(ceil_div(g.rows, g.h.dilation), g.tile_rows);
   g.strips = ceil_div(g.w.result, g.access.columns());
-  g.items = g.planes * g.h.dilation * g.row_tiles * g.strips;
+  g.items = g.planes * g.row_classes * g.row_tiles * g.strips;
   g.units = problem.batch * g.groups * g.bands;
 
   const bool weight = problem.pass == Pass::backward_weight;
   const auto bytes = static_cast<int>(size_of(problem.dtype));
   const int source_rows = g.whole() ? g.h.source : std::min(g.h.source, g.h.reach(g.rows));
-  g.grad_at = run_bytes(g.planes * source_rows * g.w.source, bytes);
+  const auto elements = [&](std::int64_t rows, std::int64_t columns) {
+    return g.planes * rows * columns;
+  };
+  g.grad_at = run_bytes(elements(source_rows, g.w.source), bytes);
   g.stage_bytes = g.grad_at;
-  const int result_run = run_bytes(g.planes * g.rows * g.w.result, bytes);
+  const int result_run = run_bytes(elements(g.rows, g.w.result), bytes);
   if (weight) g.stage_bytes += result_run;
   g.rest_at = tiling.stages * g.stage_bytes;
   if (weight) {
@@ -69,8 +75,7 @@ Geometry geometry(const Problem& problem, const Tiling& tiling) {
   } else {
     const int taps = static_cast<int>(problem.taps());
     g.results_at = round_up(g.rest_at + g.planes * (taps + 1) * 4, 16);
-    const int steps_run =
-        run_bytes(g.planes * 2 * g.rows * static_cast<int>(problem.w.input), bytes);
+    const int steps_run = run_bytes(elements(2 * g.rows, problem.w.input), bytes);
     g.barriers_at = g.results_at + (by_phases(problem) ? steps_run : result_run);
   }
   g.shared_bytes = g.barriers_at + 8 * tiling.stages;

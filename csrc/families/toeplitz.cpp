@@ -2,6 +2,7 @@
 
 #include <bit>
 #include <cmath>
+#include <optional>
 
 #include "family.h"
 
@@ -118,7 +119,7 @@ Candidate search(const Problem& problem, const Arch& arch) {
   return best;
 }
 
-std::optional<std::string> refuse(const Kernel&, const Problem& problem, const Arch& arch) {
+std::optional<std::string> refuse(const Problem& problem, const Arch& arch) {
   const Axis &h = problem.h, &w = problem.w;
   if (arch.compute_capability < 80) return "it needs the tensor cores of sm_80 or newer";
   if (problem.multiplier != 1) return "it takes one filter per channel";
@@ -127,7 +128,7 @@ std::optional<std::string> refuse(const Kernel&, const Problem& problem, const A
     return "it takes filters that span up to " + std::to_string(kMaxReachH) + " x " +
            std::to_string(kMaxReachW) + " elements, dilation included";
   }
-  if (h.pad_before >= h.extent() || w.pad_before >= w.extent()) {
+  if (padding_holds_results(problem)) {
     return "some results lie wholly in the padding";
   }
   // Positions within a unit are counted in 32 bits.
@@ -136,17 +137,16 @@ std::optional<std::string> refuse(const Kernel&, const Problem& problem, const A
       problem.batch >= std::int64_t{1} << 30 || problem.channels >= std::int64_t{1} << 30) {
     return "images, batch or channels are too large for it";
   }
-  if (search(problem, arch).resident == 0) {
-    return "its rows do not fit the shared memory of the device";
-  }
   return std::nullopt;
 }
 
 // The zeros of a Toeplitz matrix meet the columns beside those that a result reads.
 bool spreads_nonfinite(const Problem&) { return true; }
 
-Plan configure(const Kernel& kernel, const Problem& problem, const Arch& arch) {
+Answer plan_launch(const Kernel& kernel, const Problem& problem, const Arch& arch) {
+  if (auto reason = refuse(problem, arch)) return *std::move(reason);
   const Candidate best = search(problem, arch);
+  if (best.resident == 0) return "its rows do not fit the shared memory of the device";
   const Geometry g = geometry(problem, best.tiling);
   Plan plan;
   plan.kernel = &kernel;
@@ -164,6 +164,6 @@ Plan configure(const Kernel& kernel, const Problem& problem, const Arch& arch) {
 
 }  // namespace
 
-const FamilyPlanner kToeplitzPlanner{refuse, spreads_nonfinite, configure};
+const FamilyPlanner kToeplitzPlanner{plan_launch, spreads_nonfinite};
 
 }  // namespace dwconv
