@@ -97,6 +97,10 @@ HARD_PROBLEMS = [
     Problem(channels=7, size=(57, 57), stride=(2, 2), padding=(1, 1, 1, 1), bias=True),
     Problem(channels=7, size=(28, 31), kernel=(5, 5), stride=(2, 2), padding=(2, 2, 2, 2)),
     Problem(channels=3, size=(40, 41), kernel=(6, 4), stride=(2, 2), padding=(5, 3, 0, 2)),
+    # rows of 4 n elements whose results are not, and the other way round
+    Problem(channels=4, size=(9, 8), kernel=(5, 5), padding=(2, 2, 2, 4)),
+    Problem(channels=4, size=(9, 6), kernel=(5, 5), padding=(2, 2, 2, 4)),
+    Problem(channels=4, size=(9, 16), kernel=(7, 7), padding=(3, 3, 3, 1)),
     Problem(channels=150, size=(5, 3), padding=(1, 1, 1, 1), batch=1),
     Problem(batch=1, channels=2, size=(9, 400), padding=(0, 40, 0, 40)),  # past the lower edge
     Problem(batch=1, size=(31, 300), kernel=(2, 2), stride=(2, 2), padding=(1, 0, 0, 1)),

@@ -17,8 +17,12 @@ Access access_of(const Window& h, const Window& w, const Problem& problem) {
   if (w.source % 2 != 0 || w.result % 2 != 0) return {};
   if (problem.pass == Pass::backward_weight && h.kernel != w.kernel && w.kernel != 11) return {};
   for (int i = 0; i < wide_filters(problem.dtype); ++i) {
-    if (kWideFilters[i].kernel_w == w.kernel && kWideFilters[i].pad == w.pad)
-      return {Mode::dense, w.source % 4 == 0 ? 4 : 2, w.pad};
+    if (kWideFilters[i].kernel_w != w.kernel || kWideFilters[i].pad != w.pad) continue;
+    // Behind same padding, results leave in pieces of 4 where the source comes in them; with other
+    // padding on the right they may not fit.
+    const bool same = 2 * w.pad == w.kernel - 1;
+    const bool fours = w.source % 4 == 0 && (!same || w.result % 4 == 0);
+    return {Mode::dense, fours ? 4 : 2, w.pad};
   }
   return {};
 }
