@@ -31,25 +31,15 @@ __global__ void __launch_bounds__(kMaxThreads, kStepBlocks)
   auto* filters = reinterpret_cast<float*>(shared + g.rest_at);
   auto* staged = reinterpret_cast<Type*>(shared + g.results_at);
 
-  const std::int64_t begin = run_begin(g.units, blockIdx.x, gridDim.x);
-  const std::int64_t end = run_begin(g.units, blockIdx.x + 1, gridDim.x);
-  Unit next = grid.unit(begin);
-  Unit unit = next;
-  RunLoader loader(reinterpret_cast<std::uint64_t*>(shared + g.barriers_at), grid.stages);
-  const auto load = [&](std::int64_t index, int slot) {
-    if (index >= end) return loader.skip();
-    const RowRange rows = grid.source_rows(next);
-    loader.load(slot, shared + slot * g.stage_bytes, grid.source_run(source, next, rows),
-                grid.planes(next) * (rows.last - rows.first) * g.w.source);
-    next.advance(grid.images, g.bands);
+  const auto load = [&](RunLoader& loader, int slot, char* stage, const Unit& unit) {
+    const RowRange rows = grid.source_rows(unit);
+    loader.load(slot, stage, grid.source_run(source, unit, rows),
+                grid.planes(unit) * (rows.last - rows.first) * g.w.source);
   };
-  __syncthreads();
-  for (int i = 0; i < grid.stages - 1; ++i)
-    load(begin + i, i);
-
   const Item first_item = item_at(grid, threadIdx.x);
-  int slot = 0, filters_of = -1;
-  for (std::int64_t index = begin; index < end; ++index) {
+  int filters_of = -1;
+  for (Pipeline pipeline(grid, shared, load); pipeline.more(); pipeline.advance()) {
+    const Unit& unit = pipeline.unit();
     const int planes = grid.planes(unit);
     if (unit.group != filters_of) {
       filters_of = unit.group;
@@ -57,14 +47,11 @@ __global__ void __launch_bounds__(kMaxThreads, kStepBlocks)
       for (int i = threadIdx.x; i < planes * taps; i += blockDim.x)
         filters[i] = S::widen(from[i]);
     }
-    loader.wait(slot, grid.stages - 2);
     wait_until_sent();
-    __syncthreads();
-    load(index + grid.stages - 1, slot == 0 ? grid.stages - 1 : slot - 1);
+    const auto* stage = reinterpret_cast<const Type*>(pipeline.wait());
 
     const RowRange rows = grid.source_rows(unit);
-    const Type* run = reinterpret_cast<const Type*>(shared + slot * g.stage_bytes) +
-                      misalignment(grid.source_run(source, unit, rows));
+    const Type* run = stage + misalignment(grid.source_run(source, unit, rows));
     const int source_plane = (rows.last - rows.first) * g.w.source;
     // The result rows of the band.
     const int first_step = unit.band * g.rows;
@@ -131,8 +118,6 @@ __global__ void __launch_bounds__(kMaxThreads, kStepBlocks)
     publish();
     __syncthreads();
     send_run(out, staged_out, planes * result_plane);
-    unit.advance(grid.images, g.bands);
-    if (++slot == grid.stages) slot = 0;
   }
   wait_until_sent();
 }

@@ -1,5 +1,5 @@
 // What the kernels of the tile family share: their walk over the units and over the tiles of one
-// unit, and the taps of one row.
+// unit, and what a tile reads of a row.
 #pragma once
 
 #include "../families/tile.h"
@@ -63,6 +63,62 @@ struct Grid {
   __device__ Type* result_run(Type* result, const Unit& unit) const {
     return result + (first_plane(unit) * g.h.result + unit.band * g.rows) * g.w.result;
   }
+};
+
+// A block's walk over its run of units. While one is used, the next ones are on their way into the
+// other stages of shared memory. `load(loader, slot, stage, unit)` starts loading one.
+template <typename Load>
+class Pipeline {
+ public:
+  __device__ Pipeline(const Grid& grid, char* shared, const Load& load)
+      : grid_(grid),
+        shared_(shared),
+        load_(load),
+        loader_(reinterpret_cast<std::uint64_t*>(shared + grid.g.barriers_at), grid.stages) {
+    const std::int64_t begin = run_begin(grid.g.units, blockIdx.x, gridDim.x);
+    // Never 2^31 of them: they would not fit any memory.
+    left_ = static_cast<int>(run_begin(grid.g.units, blockIdx.x + 1, gridDim.x) - begin);
+    next_ = unit_ = grid.unit(begin);
+    __syncthreads();
+#pragma unroll 1
+    for (int i = 0; i < grid.stages - 1; ++i)
+      start_next(i, i);
+  }
+
+  __device__ bool more() const { return left_ > 0; }
+  __device__ const Unit& unit() const { return unit_; }
+
+  // The unit's stage, once it has arrived. All threads of the block have then left the unit before,
+  // and its stage is filled anew.
+  __device__ const char* wait() {
+    const int ahead = grid_.stages - 1;
+    loader_.wait(slot_, ahead - 1);
+    __syncthreads();
+    start_next(ahead, slot_ == 0 ? ahead : slot_ - 1);
+    return stage(slot_);
+  }
+  __device__ void advance() {
+    --left_;
+    unit_.advance(grid_.images, grid_.g.bands);
+    if (++slot_ == grid_.stages) slot_ = 0;
+  }
+
+ private:
+  __device__ char* stage(int slot) const { return shared_ + slot * grid_.g.stage_bytes; }
+  // The next unit lies `ahead` units after the present one.
+  __device__ void start_next(int ahead, int slot) {
+    if (ahead >= left_) return loader_.skip();
+    load_(loader_, slot, stage(slot), next_);
+    next_.advance(grid_.images, grid_.g.bands);
+  }
+
+  const Grid& grid_;
+  char* shared_;
+  const Load& load_;
+  RunLoader loader_;
+  Unit unit_, next_;
+  int left_;  // units, the present one included
+  int slot_ = 0;
 };
 
 // A tile of a unit.

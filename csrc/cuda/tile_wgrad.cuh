@@ -70,39 +70,24 @@ __global__ void __launch_bounds__(kMaxThreads,
   auto* batch = reinterpret_cast<float*>(shared + g.rest_at);
   let_next_kernel_start();
 
-  const std::int64_t begin = run_begin(g.units, blockIdx.x, gridDim.x);
-  const std::int64_t end = run_begin(g.units, blockIdx.x + 1, gridDim.x);
-  Unit next = grid.unit(begin);
-  Unit unit = next;
-  RunLoader loader(reinterpret_cast<std::uint64_t*>(shared + g.barriers_at), grid.stages);
-  const auto load = [&](std::int64_t index, int slot) {
-    if (index >= end) return loader.skip();
-    const RowRange rows = grid.source_rows(next);
-    const int planes = grid.planes(next);
-    char* stage = shared + slot * g.stage_bytes;
-    loader.load(slot, stage, grid.source_run(input, next, rows),
+  const auto load = [&](RunLoader& loader, int slot, char* stage, const Unit& unit) {
+    const RowRange rows = grid.source_rows(unit);
+    const int planes = grid.planes(unit);
+    loader.load(slot, stage, grid.source_run(input, unit, rows),
                 planes * (rows.last - rows.first) * g.w.source, stage + g.grad_at,
-                grid.result_run(grad_output, next), planes * grid.rows(next) * g.w.result);
-    next.advance(grid.images, g.bands);
+                grid.result_run(grad_output, unit), planes * grid.rows(unit) * g.w.result);
   };
-  __syncthreads();
-  for (int i = 0; i < grid.stages - 1; ++i)
-    load(begin + i, i);
-
   const int role = static_cast<int>(threadIdx.x) / grid.threads;
   const int first = static_cast<int>(threadIdx.x) - role * grid.threads;
   const int first_item = role < g.roles ? first : g.items;
   const Item item_of_thread = item_at(grid, first);
   float sums[filter_rows][kernel_w] = {};
 
-  int slot = 0;
-  for (std::int64_t index = begin; index < end; ++index) {
+  Pipeline pipeline(grid, shared, load);
+  while (pipeline.more()) {
+    const Unit unit = pipeline.unit();
     const int planes = grid.planes(unit);
-    loader.wait(slot, grid.stages - 2);
-    __syncthreads();
-    load(index + grid.stages - 1, slot == 0 ? grid.stages - 1 : slot - 1);
-
-    const char* stage = shared + slot * g.stage_bytes;
+    const char* stage = pipeline.wait();
     const RowRange rows = grid.source_rows(unit);
     const Type* run =
         reinterpret_cast<const Type*>(stage) + misalignment(grid.source_run(input, unit, rows));
@@ -154,11 +139,9 @@ __global__ void __launch_bounds__(kMaxThreads,
       }
     }
 
-    const int group = unit.group;
-    unit.advance(grid.images, g.bands);
-    if (++slot == grid.stages) slot = 0;
-    if (index + 1 < end && unit.group == group) continue;
-    float* to = partial + partial_offset(p.partials, blockIdx.x, group);
+    pipeline.advance();
+    if (pipeline.more() && pipeline.unit().group == unit.group) continue;
+    float* to = partial + partial_offset(p.partials, blockIdx.x, unit.group);
 #pragma unroll
     for (int first = 0; first < filter_rows * kernel_w; first += kSumBatch) {
       __syncthreads();
