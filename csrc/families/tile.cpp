@@ -24,13 +24,19 @@ double tile_instructions(const Problem& problem, const Geometry& g) {
   const double load =
       (problem.dtype == DType::float32 ? 1 : 2) + (g.access.mode == Mode::dilated ? 1 : 0);
   if (by_phases(problem)) {
-    const double loads = load * g.h.kernel * g.tile_rows * g.w.kernel;
-    return 80 + loads + 1.3 * static_cast<double>(problem.taps()) * (g.tile_rows + 1) + 30;
+    // As counted in the compiled loops. For each pair of filter rows, all rows of the tile again.
+    const double row_pair = 85 + g.tile_rows * g.w.kernel * (2 + load);
+    return 190 + g.h.kernel * row_pair + static_cast<double>(problem.taps()) * g.tile_rows;
   }
   const int columns = g.access.columns();
-  const double chunks = weight ? 1 : std::ceil(1.0 * g.h.kernel / g.filter_rows);
-  const double rows =
-      chunks * ((g.tile_rows - 1) * g.w.stride + std::min(g.filter_rows, g.h.kernel));
+  // Image rows that a tile reads for so many neighbouring rows of the filter.
+  const auto rows_for = [&g](int filter_rows) {
+    return filter_rows < g.h.stride ? g.tile_rows * filter_rows
+                                    : (g.tile_rows - 1) * g.h.stride + filter_rows;
+  };
+  const double rows = weight ? rows_for(g.filter_rows)
+                             : g.h.kernel / g.filter_rows * rows_for(g.filter_rows) +
+                                   g.h.kernel % g.filter_rows * rows_for(1);
   const double taps = weight ? g.filter_rows * g.w.kernel : static_cast<double>(problem.taps());
   const double row = columns == 1 ? g.w.kernel * (load + 1) : (columns + g.w.kernel) * load / 2;
   return 150 + rows * (row + 6) + taps * (g.tile_rows * columns + (weight ? 0 : 1)) +

@@ -57,12 +57,12 @@ inline constexpr int kWideRows = 7;
 inline constexpr int kSumRows[3] = {7, 7, 5};  // of a weight gradient
 
 // Filter rows that a thread keeps at a time; what is left of a filter goes row by row.
-inline constexpr int kFilterRows[kMaxKernel + 1] = {0, 4, 3, 3, 3, 5, 3, 7, 2, 3, 2, 3};
+inline constexpr int kFilterRows[kMaxKernel + 1] = {0, 4, 2, 3, 4, 5, 3, 7, 2, 3, 2, 3};
 
 // Of a weight gradient: its sums stay in registers, so a thread has this many filter rows, and
 // others of its block the rest.
 constexpr int sum_filter_rows(int kernel_h, int kernel_w) {
-  if (kernel_h == kernel_w && (kernel_h == 5 || kernel_h == 7)) return kernel_h;
+  if (kernel_h == kernel_w && (kernel_h <= 5 || kernel_h == 7)) return kernel_h;
   return kernel_h >= 3 ? 3 : 1;
 }
 
