@@ -175,6 +175,15 @@ def test_golden_choices(problem: Problem, options: dict[str, Any], family: str, 
         assert " " in reason
 
 
+@pytest.mark.parametrize("pass_", PASSES)
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_no_images_need_no_blocks(dtype: str, pass_: str) -> None:
+    """Nor a workspace; the operators do not ask."""
+    answer = plan(Problem(batch=0, padding=(1, 1, 1, 1)), pass_, dtype)
+    assert launch_of(answer)[0] == 0
+    assert answer["workspace_bytes"] == 0
+
+
 RELEASE_ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 
 

@@ -17,9 +17,6 @@ __device__ inline std::int64_t partial_offset(const Partials& p, std::int64_t bl
   return (block * p.segments + group - first) * p.planes * p.taps;
 }
 
-inline constexpr int kPartialResults = 32;  // of a block
-inline constexpr int kPartialLanes = 8;     // that share the blocks of a result
-
 // The divisions of add_partials.
 struct PartialsIndex {
   Partials p;
@@ -38,15 +35,16 @@ struct PartialsIndex {
   }
 };
 
+// A block is so many results by so many lanes, each of which adds the partial sums of some blocks.
 template <typename S>
-__global__ void __launch_bounds__(kPartialResults* kPartialLanes)
+__global__ void __launch_bounds__(kPartialThreads)
     add_partials(const PartialsIndex index, const float* __restrict__ partial,
                  typename S::Type* __restrict__ result) {
   // In float64: some thousands of partial sums in a row would cost as much accuracy as all that was
   // summed before.
-  __shared__ double sums[kPartialLanes][kPartialResults];
+  __shared__ double sums[kPartialThreads];
   const Partials& p = index.p;
-  const std::int64_t number = static_cast<std::int64_t>(blockIdx.x) * kPartialResults + threadIdx.x;
+  const std::int64_t number = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   const std::int64_t channel = index.taps.quotient(number);
   const std::int64_t group = index.planes.quotient(channel);
   const std::int64_t low = group * p.units_per_group;
@@ -68,16 +66,27 @@ __global__ void __launch_bounds__(kPartialResults* kPartialLanes)
     const float* from = partial + (number - group * p.planes * p.taps);
     const std::int64_t before = group - index.units_per_group.quotient(index.first_unit(first));
     if (threadIdx.y == 0) sum = from[first * segment + before * p.planes * p.taps];
-#pragma unroll 4
-    for (std::int64_t block = first + 1 + threadIdx.y; block < last; block += kPartialLanes)
-      sum += from[block * segment];
+    const int lanes = static_cast<int>(blockDim.y);
+    for (std::int64_t block = first + 1 + threadIdx.y; block < last;
+         block += kPartialBatch * lanes) {
+      float batch[kPartialBatch];
+#pragma unroll
+      for (int i = 0; i < kPartialBatch; ++i)
+        batch[i] = block + i * lanes < last ? from[(block + i * lanes) * segment] : 0.f;
+#pragma unroll
+      for (int i = 0; i < kPartialBatch; ++i)
+        sum += batch[i];
+    }
   }
-  sums[threadIdx.y][threadIdx.x] = sum;
-  __syncthreads();
-  if (threadIdx.y != 0 || channel >= p.channels) return;
-  for (int lane = 1; lane < kPartialLanes; ++lane)
-    sum += sums[lane][threadIdx.x];
-  result[number] = S::round(static_cast<float>(sum));
+  const int thread = static_cast<int>(threadIdx.y * blockDim.x + threadIdx.x);
+  const int results = static_cast<int>(blockDim.x);
+  sums[thread] = sum;
+  for (int half = kPartialThreads / 2; half >= results; half /= 2) {
+    __syncthreads();
+    if (thread < half) sums[thread] += sums[thread + half];
+  }
+  if (threadIdx.y == 0 && channel < p.channels)
+    result[number] = S::round(static_cast<float>(sums[thread]));
 }
 
 // Lets the kernel that waits for this one start early; it still waits for the results.
@@ -105,12 +114,14 @@ template <typename S>
 void launch_add_partials(const Partials& p, const float* partial, typename S::Type* result,
                          cudaStream_t stream) {
   const std::int64_t results = p.channels * p.taps;
+  const int lanes = p.lanes();
+  const int of_block = kPartialThreads / lanes;
   cudaLaunchAttribute early{};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   early.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
-  config.gridDim = static_cast<unsigned>((results + kPartialResults - 1) / kPartialResults);
-  config.blockDim = dim3(kPartialResults, kPartialLanes);
+  config.gridDim = static_cast<unsigned>((results + of_block - 1) / of_block);
+  config.blockDim = dim3(of_block, lanes);
   config.stream = stream;
   config.attrs = &early;
   config.numAttrs = waits_for_partials<S>() ? 1 : 0;

@@ -2,9 +2,15 @@
 // every group of channels that its run of units meets. Shared by planners and kernels.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 namespace dwconv {
+
+// The second kernel, which adds what the blocks of the first have left: threads of a block, and
+// partial sums that a thread waits for at a time.
+inline constexpr int kPartialThreads = 256;
+inline constexpr int kPartialBatch = 8;
 
 struct Partials {
   std::int64_t units = 0;
@@ -16,11 +22,23 @@ struct Partials {
   std::int64_t segments = 0;  // groups that a run can meet
 
   constexpr std::int64_t bytes() const { return blocks * segments * planes * taps * 4; }
+
+  constexpr std::int64_t groups() const { return units / units_per_group; }
+
+  // Threads of the second kernel that share a result, a power of two: all of a block where a
+  // handful of results comes from thousands of blocks.
+  constexpr int lanes() const {
+    int lanes = 8;
+    while (lanes < kPartialThreads && lanes * kPartialBatch < blocks / groups())
+      lanes *= 2;
+    return lanes;
+  }
 };
 
 constexpr Partials with_segments(Partials p) {
+  if (p.units == 0) return p;
   const std::int64_t run = (p.units + p.blocks - 1) / p.blocks;
-  p.segments = (run + p.units_per_group - 1) / p.units_per_group + 1;
+  p.segments = std::min((run + p.units_per_group - 1) / p.units_per_group + 1, p.groups());
   return p;
 }
 

@@ -71,7 +71,13 @@ double estimate(const Problem& problem, const Arch& arch, const Geometry& g, con
                         std::max(1.0, kBytesInFlight / in_flight) * runs / (units / blocks);
   // At first nothing can be computed, and at last nothing is left to load.
   const double ends = std::min(blocks, units) * loaded / rate + unit_us;
-  return kLaunchUs + std::max(memory, compute) + 0.1 * std::min(memory, compute) + 0.5 * ends;
+  double us = kLaunchUs + std::max(memory, compute) + 0.1 * std::min(memory, compute) + 0.5 * ends;
+  // Partial sums are written, and read back from the L2.
+  if (weight) {
+    const Partials partials = partials_of(problem, g, static_cast<std::int64_t>(blocks));
+    us += static_cast<double>(partials.bytes()) / rate;
+  }
+  return us;
 }
 
 struct Candidate {
