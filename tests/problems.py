@@ -245,6 +245,20 @@ def poisoned_memory() -> Iterator[None]:
         torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
 
 
+# Few channels and many tiny images, of which a unit of work holds several; prime numbers of images,
+# so that the last unit holds fewer.
+TINY_IMAGES = [
+    Problem(batch=1021, channels=1, size=(6, 6), kernel=(1, 1)),
+    Problem(batch=1021, channels=9, size=(7, 5), kernel=(1, 1), stride=(2, 2), bias=True),
+    Problem(batch=509, channels=3, size=(13, 6), kernel=(4, 4), padding=(1, 1, 1, 1)),
+    Problem(batch=509, channels=1, size=(14, 7), kernel=(5, 5), padding=(2, 2, 2, 2), bias=True),
+    Problem(batch=1021, channels=2, size=(3, 3), kernel=(2, 2), stride=(2, 2)),
+    Problem(batch=509, channels=16, size=(4, 4), padding=(1, 1, 1, 1), bias=True),
+    Problem(batch=1021, channels=4, size=(5, 8), stride=(2, 2), padding=(1, 1, 1, 1)),
+    Problem(batch=509, channels=2, size=(9, 7), dilation=(2, 2), padding=(2, 2, 2, 2)),
+]
+
+
 # The multiply-adds of a drawn problem, at most: a few milliseconds for the reference.
 WORK = 400_000
 
@@ -299,7 +313,8 @@ def problems(draw: st.DrawFn) -> Problem:
 @st.composite
 def everyday_problems(draw: st.DrawFn) -> Problem:
     """Problems that the tuned families are for: one filter per channel, small kernels, stride 1 and
-    2, padding below the kernel's span; sizes from below one tile to several bands."""
+    2, padding below the kernel's span; sizes from below one tile to several bands, and batches of
+    many tiny images."""
     kernel = draw(st.tuples(st.integers(1, 11), st.integers(1, 11)))
     if draw(st.booleans()):
         kernel = (kernel[0], kernel[0])
@@ -307,14 +322,17 @@ def everyday_problems(draw: st.DrawFn) -> Problem:
     dilation = draw(st.sampled_from([(1, 1), (1, 1), (2, 2), (3, 1), (1, 4)]))
     dilation = (1, 1) if stride == 2 else dilation
     spans = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+    tiny = draw(st.integers(0, 3)) == 0
     side = st.one_of(st.integers(1, 20), st.integers(1, 90), st.sampled_from([7, 14, 28, 56]))
+    if tiny:
+        side = st.integers(1, 9)
     size, padding = [], []
     for span in spans:
         before, after = draw(st.integers(0, span)), draw(st.integers(0, span))
         size.append(max(draw(side), span + 1 - before - after))
         padding += [before, after]
     channels = draw(st.one_of(st.integers(1, 8), st.sampled_from([31, 37, 64, 130])))
-    batch = draw(st.sampled_from([1, 2, 3, 5, 17]))
+    batch = draw(st.sampled_from([300, 509, 1021] if tiny else [1, 2, 3, 5, 17]))
     while batch * channels * size[0] * size[1] * kernel[0] * kernel[1] > 10 * WORK:
         if batch == 1 and channels == 1:
             break

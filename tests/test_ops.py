@@ -12,6 +12,7 @@ from problems import (
     KERNELS,
     LAYOUTS,
     PASSES,
+    TINY_IMAGES,
     Data,
     Problem,
     check_close,
@@ -110,6 +111,7 @@ HARD_PROBLEMS = [
     Problem(kernel=(7, 5), channels=5, batch=3),
     Problem(channels=67, size=(41, 35), padding=(1, 1, 1, 1), bias=True),
     Problem(batch=3, size=(67, 131), kernel=(5, 5), padding=(2, 2, 2, 2)),
+    *TINY_IMAGES,
 ]
 
 

@@ -13,6 +13,7 @@ from problems import (
     KERNELS,
     LAYOUTS,
     PASSES,
+    TINY_IMAGES,
     Problem,
     everyday_problems,
     make_data,
@@ -173,6 +174,27 @@ def test_golden_choices(problem: Problem, options: dict[str, Any], family: str, 
     assert estimates == sorted(estimates)
     for reason in answer["refusals"].values():
         assert " " in reason
+
+
+@pytest.mark.parametrize("pass_", PASSES)
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("problem", TINY_IMAGES, ids=lambda problem: problem.id)
+def test_units_hold_several_tiny_images(problem: Problem, dtype: str, pass_: str) -> None:
+    """All channels of each, and the last unit holds fewer."""
+    tiling = plan(problem, pass_, dtype, kernel=f"tile_{pass_}_{dtype}_nchw")["tiling"]
+    assert tiling["images"] > 1
+    assert tiling["planes"] == problem.channels
+    assert problem.batch % tiling["images"] != 0
+
+
+@given(problem=everyday_problems(), pass_=st.sampled_from(PASSES))
+def test_units_of_several_images_are_whole(problem: Problem, pass_: str) -> None:
+    """Their planes follow each other in memory: all channels, all rows."""
+    tiling = plan(problem, pass_, kernel=f"tile_{pass_}_float32_nchw")["tiling"]
+    if tiling["images"] > 1:
+        assert tiling["images"] <= problem.batch
+        assert tiling["planes"] == problem.channels
+        assert tiling["rows"] >= problem.output_size[2] or pass_ == "backward_input"
 
 
 @pytest.mark.parametrize("pass_", PASSES)

@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(kMaxThreads, resident_blocks(A::value, tile_ro
   const Geometry& g = grid.g;
   const int taps = g.h.kernel * kernel_w;
   auto* filters = reinterpret_cast<float*>(shared + g.rest_at);
-  float* biases = filters + g.planes * taps;
+  float* biases = filters + g.channels * taps;
   auto* staged = reinterpret_cast<Type*>(shared + g.results_at);
 
   const auto load = [&](RunLoader& loader, int slot, char* stage, const Unit& unit) {
@@ -77,12 +77,13 @@ __global__ void __launch_bounds__(kMaxThreads, resident_blocks(A::value, tile_ro
     const int planes = grid.planes(unit);
     if (unit.group != filters_of) {
       filters_of = unit.group;
-      const std::int64_t channel = static_cast<std::int64_t>(unit.group) * g.planes;
-      for (int i = threadIdx.x; i < planes * taps; i += blockDim.x) {
+      const std::int64_t channel = grid.first_channel(unit);
+      const int channels = grid.channels_of(unit);
+      for (int i = threadIdx.x; i < channels * taps; i += blockDim.x) {
         const int to = p.mirrored ? (2 * (i / taps) + 1) * taps - 1 - i : i;
         filters[to] = S::widen(weight[channel * taps + i]);
       }
-      for (int i = threadIdx.x; i < planes; i += blockDim.x)
+      for (int i = threadIdx.x; i < channels; i += blockDim.x)
         biases[i] = bias == nullptr ? 0.f : S::widen(bias[channel + i]);
     }
     wait_until_sent();
@@ -101,7 +102,8 @@ __global__ void __launch_bounds__(kMaxThreads, resident_blocks(A::value, tile_ro
       if (item.plane >= planes || item.row >= valid_rows) continue;
       const int row = (unit.band * g.rows + item.row) * g.h.stride - g.h.pad;
       const Type* at = run + item.plane * source_plane + (row - rows.first) * g.w.source;
-      const float* filter = filters + item.plane * taps;
+      const int channel = grid.channel(item.plane);
+      const float* filter = filters + channel * taps;
       TileRow<S, kernel_w, A> elements(item.column, g.w);
       constexpr int columns = A::columns;
       float sums[tile_rows][columns];
@@ -109,7 +111,7 @@ __global__ void __launch_bounds__(kMaxThreads, resident_blocks(A::value, tile_ro
       for (int r = 0; r < tile_rows; ++r)
 #pragma unroll
         for (int c = 0; c < columns; ++c)
-          sums[r][c] = biases[item.plane];
+          sums[r][c] = biases[channel];
       constexpr int filter_rows = kFilterRows[kernel_w];
       int a = 0;
 #pragma unroll 1

@@ -43,8 +43,8 @@ __global__ void __launch_bounds__(kMaxThreads, kStepBlocks)
     const int planes = grid.planes(unit);
     if (unit.group != filters_of) {
       filters_of = unit.group;
-      const Type* from = weight + static_cast<std::int64_t>(unit.group) * g.planes * taps;
-      for (int i = threadIdx.x; i < planes * taps; i += blockDim.x)
+      const Type* from = weight + grid.first_channel(unit) * taps;
+      for (int i = threadIdx.x; i < grid.channels_of(unit) * taps; i += blockDim.x)
         filters[i] = S::widen(from[i]);
     }
     wait_until_sent();
@@ -55,16 +55,17 @@ __global__ void __launch_bounds__(kMaxThreads, kStepBlocks)
     const int source_plane = (rows.last - rows.first) * g.w.source;
     // The result rows of the band.
     const int first_step = unit.band * g.rows;
+    const int valid_steps = grid.rows(unit);
     const int first_row = max(2 * first_step - p.pad_h, 0);
-    const int last_row = min(2 * (first_step + grid.rows(unit)) - p.pad_h, p.result_h);
+    const int last_row = min(2 * (first_step + valid_steps) - p.pad_h, p.result_h);
     const int result_plane = (last_row - first_row) * p.result_w;
     Type* out = result + (grid.first_plane(unit) * p.result_h + first_row) * p.result_w;
     Type* staged_out = staged + misalignment(out);
 
-    for (int i = threadIdx.x; i < g.items; i += blockDim.x) {
+    for (int i = threadIdx.x; i < planes * g.plane_items; i += blockDim.x) {
       const Item item = i < blockDim.x ? first_item : item_at(grid, i);
-      if (item.plane >= planes || item.row >= grid.rows(unit)) continue;
-      const float* filter = filters + item.plane * taps;
+      if (item.row >= valid_steps) continue;
+      const float* filter = filters + grid.channel(item.plane) * taps;
       const int step = first_step + item.row;
       const Type* at = run + item.plane * source_plane + (step - rows.first) * g.w.source;
       bool inside[half_w];

@@ -19,31 +19,42 @@ struct RowRange {
 // Geometry as kernels want it.
 struct Grid {
   Geometry g;
-  std::int64_t channels;
-  int images;
-  int threads;  // that share the tiles of a unit
+  std::int64_t channels;  // of the problem
+  int batch;
   int stages;
-  SmallDivisor strips, row_tiles, row_classes;
+  SmallDivisor strips, row_tiles, row_classes, plane_items, unit_channels;
 
   Grid(const Geometry& geometry, const Problem& problem, const Tiling& tiling)
       : g(geometry),
         channels(problem.channels),
-        images(static_cast<int>(problem.batch)),
-        threads(tiling.threads / geometry.roles),
+        batch(static_cast<int>(problem.batch)),
         stages(tiling.stages),
         strips(geometry.strips),
         row_tiles(geometry.row_tiles),
-        row_classes(geometry.row_classes) {}
+        row_classes(geometry.row_classes),
+        plane_items(geometry.plane_items),
+        unit_channels(geometry.channels) {}
 
-  __device__ Unit unit(std::int64_t index) const { return Unit::at(index, images, g.bands); }
-  // The last group may have fewer planes.
+  __device__ Unit unit(std::int64_t index) const {
+    return Unit::at(index, g.image_blocks, g.bands);
+  }
+  __device__ void advance(Unit& unit) const { unit.advance(g.image_blocks, g.bands); }
+  __device__ std::int64_t first_channel(const Unit& unit) const {
+    return static_cast<std::int64_t>(unit.group) * g.channels;
+  }
+  // The last group may have fewer channels, and the last block of images fewer of them.
+  __device__ int channels_of(const Unit& unit) const {
+    const std::int64_t left = channels - first_channel(unit);
+    return left < g.channels ? static_cast<int>(left) : g.channels;
+  }
   __device__ int planes(const Unit& unit) const {
-    const std::int64_t left = channels - static_cast<std::int64_t>(unit.group) * g.planes;
-    return left < g.planes ? static_cast<int>(left) : g.planes;
+    return channels_of(unit) * min(g.images, batch - unit.image * g.images);
   }
   __device__ std::int64_t first_plane(const Unit& unit) const {
-    return unit.image * channels + static_cast<std::int64_t>(unit.group) * g.planes;
+    return static_cast<std::int64_t>(unit.image) * g.images * channels + first_channel(unit);
   }
+  // The channel of a unit's plane, among those of the unit.
+  __device__ int channel(int plane) const { return unit_channels.remainder(plane); }
   // The last band may have fewer rows.
   __device__ int rows(const Unit& unit) const {
     return min(g.rows, g.h.result - unit.band * g.rows);
@@ -99,7 +110,7 @@ class Pipeline {
   }
   __device__ void advance() {
     --left_;
-    unit_.advance(grid_.images, grid_.g.bands);
+    grid_.advance(unit_);
     if (++slot_ == grid_.stages) slot_ = 0;
   }
 
@@ -109,7 +120,7 @@ class Pipeline {
   __device__ void start_next(int ahead, int slot) {
     if (ahead >= left_) return loader_.skip();
     load_(loader_, slot, stage(slot), next_);
-    next_.advance(grid_.images, grid_.g.bands);
+    grid_.advance(next_);
   }
 
   const Grid& grid_;

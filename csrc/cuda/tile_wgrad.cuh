@@ -15,15 +15,18 @@ struct WeightGradient {
   Partials partials;
 };
 
-// The sums of one batch over the threads that share a plane and a role, added in the order of the
+// The sums of one batch over the threads that share a channel and a role, added in the order of the
 // threads by `parts` lanes each.
 template <int kernel_w, int filter_rows>
 __device__ inline void add_threads(const WeightGradient& p, const float* batch, int first,
-                                   int planes, float* partial) {
+                                   int channels, float* partial) {
   const Geometry& g = p.grid.g;
   const int taps = g.h.kernel * kernel_w;
-  const int entries = g.planes > 1 ? g.items / g.planes : p.grid.threads;
-  const int outputs = g.roles * g.planes * kSumBatch;
+  const int count = min(kSumBatch, filter_rows * kernel_w - first);
+  // Of a channel, `plane_items` threads of each image.
+  const int entries = g.round / g.channels;
+  const int other_channels = g.channels == 1 ? 0 : (g.channels - 1) * g.plane_items;
+  const int outputs = g.roles * g.channels * count;
   int parts = 1;
   const int threads = static_cast<int>(blockDim.x);
   while (parts < 32 && outputs * parts * 2 <= threads && parts * 2 <= entries)
@@ -33,24 +36,22 @@ __device__ inline void add_threads(const WeightGradient& p, const float* batch, 
   for (int begin = 0; begin < outputs; begin += threads / parts) {
     int output = begin + static_cast<int>(threadIdx.x) / parts;
     const bool in_range = output < outputs;
-    const int sum_index = output % kSumBatch;
-    output /= kSumBatch;
-    const int plane = output % g.planes;
-    const int role = output / g.planes;
+    const int sum_index = output % count;
+    output /= count;
+    const int channel = output % g.channels;
+    const int role = output / g.channels;
     float sum = 0;
     if (in_range) {
-      const float* from = batch + sum_index * threads + role * p.grid.threads + plane * entries;
+      const float* from = batch + sum_index * threads + role * g.round + channel * g.plane_items;
       for (int entry = part; entry < entries; entry += parts)
-        sum += from[entry];
+        sum += from[entry + p.grid.plane_items.quotient(entry) * other_channels];
     }
     for (int step = parts / 2; step > 0; step /= 2)
       sum += __shfl_down_sync(0xffffffffu, sum, step);
     const int sum_of_role = first + sum_index;
     const int row = role * filter_rows + sum_of_role / kernel_w;
-    if (in_range && part == 0 && sum_of_role < filter_rows * kernel_w && row < g.h.kernel &&
-        plane < planes) {
-      partial[plane * taps + row * kernel_w + sum_of_role % kernel_w] = sum;
-    }
+    if (in_range && part == 0 && row < g.h.kernel && channel < channels)
+      partial[channel * taps + row * kernel_w + sum_of_role % kernel_w] = sum;
   }
 }
 
@@ -77,8 +78,8 @@ __global__ void __launch_bounds__(kMaxThreads,
                 planes * (rows.last - rows.first) * g.w.source, stage + g.grad_at,
                 grid.result_run(grad_output, unit), planes * grid.rows(unit) * g.w.result);
   };
-  const int role = static_cast<int>(threadIdx.x) / grid.threads;
-  const int first = static_cast<int>(threadIdx.x) - role * grid.threads;
+  const int role = static_cast<int>(threadIdx.x) / g.round;
+  const int first = static_cast<int>(threadIdx.x) - role * g.round;
   const int first_item = role < g.roles ? first : g.items;
   const Item item_of_thread = item_at(grid, first);
   float sums[filter_rows][kernel_w] = {};
@@ -95,9 +96,8 @@ __global__ void __launch_bounds__(kMaxThreads,
                            misalignment(grid.result_run(grad_output, unit));
     const int source_plane = (rows.last - rows.first) * g.w.source;
     const int valid_rows = grid.rows(unit);
-    for (int i = first_item; i < g.items; i += grid.threads) {
+    for (int i = first_item; i < planes * g.plane_items; i += g.round) {
       const Item item = i == first ? item_of_thread : item_at(grid, i);
-      if (item.plane >= planes) break;
       if (item.row >= valid_rows) continue;
       const Type* from = grad_run + (item.plane * valid_rows + item.row) * g.w.result + item.column;
       float grad[tile_rows][columns];
@@ -141,6 +141,7 @@ __global__ void __launch_bounds__(kMaxThreads,
 
     pipeline.advance();
     if (pipeline.more() && pipeline.unit().group == unit.group) continue;
+    const int channels = grid.channels_of(unit);
     float* to = partial + partial_offset(p.partials, blockIdx.x, unit.group);
 #pragma unroll
     for (int first = 0; first < filter_rows * kernel_w; first += kSumBatch) {
@@ -149,7 +150,7 @@ __global__ void __launch_bounds__(kMaxThreads,
       for (int i = 0; i < kSumBatch && first + i < filter_rows * kernel_w; ++i)
         batch[i * blockDim.x + threadIdx.x] = sums[(first + i) / kernel_w][(first + i) % kernel_w];
       __syncthreads();
-      add_threads<kernel_w, filter_rows>(p, batch, first, planes, to);
+      add_threads<kernel_w, filter_rows>(p, batch, first, channels, to);
     }
 #pragma unroll
     for (int a = 0; a < filter_rows; ++a)

@@ -53,7 +53,7 @@ double estimate(const Problem& problem, const Arch& arch, const Geometry& g, con
   const double warps = tiling.threads / 32;
   const double on_one = std::ceil(blocks / arch.multiprocessors);
 
-  const double rounds = std::ceil(static_cast<double>(g.items) / (tiling.threads / g.roles));
+  const double rounds = std::ceil(static_cast<double>(g.items) / g.round);
   const double per_unit = warps * (rounds * tile_instructions(problem, g) + 150);
   const double busy = std::min(1.0, on_one * warps / kWarps);
   const double unit_us = per_unit * on_one / (kIssuePerUs * busy);
@@ -97,11 +97,9 @@ std::vector<int> heights_of(const Problem& problem, const Geometry& g) {
 // The tiling with the lowest estimate; resident = 0 where none fits.
 Candidate search(const Problem& problem, const Arch& arch) {
   Candidate best;
-  const bool weight = problem.pass == Pass::backward_weight;
   const auto consider = [&](const Tiling& tiling) {
     const Geometry g = geometry(problem, tiling);
-    if (weight && g.planes > 1 && g.items > tiling.threads / g.roles) return false;
-    if (g.shared_bytes > shared_per_block(arch)) return false;
+    if (g.round == 0 || g.shared_bytes > shared_per_block(arch)) return false;
     const int blocks = by_phases(problem)
                            ? kStepBlocks
                            : resident_blocks(g.access, g.tile_rows, g.filter_rows, g.w.kernel);
@@ -111,27 +109,44 @@ Candidate search(const Problem& problem, const Arch& arch) {
     if (best.resident == 0 || us < best.us) best = {tiling, resident, us};
     return true;
   };
+  // Whole planes: channels of one image, or all channels of several. A plane of a tiny image is a
+  // tile or two, so there the number grows by doubling, by way of the one that gives each thread a
+  // tile, as far as memory goes.
+  const auto most_planes = static_cast<int>(std::min<std::int64_t>(64, problem.channels));
+  const auto consider_planes = [&](Tiling tiling) {
+    for (; tiling.planes <= most_planes; ++tiling.planes)
+      if (!consider(tiling)) return;
+    if (problem.channels > most_planes) return;
+    tiling.planes = most_planes;
+    const Geometry g = geometry(problem, tiling);
+    const int busy = tiling.threads / (g.roles * g.items);
+    const auto next = [busy](int images) {
+      return images < busy ? std::min(2 * images, busy) : 2 * images;
+    };
+    for (tiling.images = next(1); tiling.images <= problem.batch;
+         tiling.images = next(tiling.images))
+      if (!consider(tiling)) return;
+  };
+  const auto consider_bands = [&](Tiling tiling) {
+    const Geometry g = geometry(problem, tiling);
+    const int results = g.h.result, step = g.tile_rows * g.h.dilation;
+    for (const int rows : {1, 2, 4}) {
+      tiling.rows = rows;
+      if (rows < std::min(step, results)) consider(tiling);
+    }
+    for (int tiles = 1; tiles <= 16 && tiles * step < results; ++tiles) {
+      tiling.rows = tiles * step;
+      if (!consider(tiling)) break;
+    }
+  };
   const Geometry one = geometry(problem, {});
-  const int results = one.h.result;
   for (const int tile_rows : heights_of(problem, one)) {
     for (const int threads : {32, 64, 96, 128, 192, 224, 256}) {
       for (const int stages : {2, 3}) {
-        Tiling tiling{.stages = stages, .threads = threads, .tile_rows = tile_rows};
-        tiling.rows = results;
-        for (int planes = 1; planes <= std::min<std::int64_t>(64, problem.channels); ++planes) {
-          tiling.planes = planes;
-          if (!consider(tiling)) break;
-        }
-        tiling.planes = 1;
-        const int step = geometry(problem, tiling).tile_rows * one.h.dilation;
-        for (const int rows : {1, 2, 4}) {
-          tiling.rows = rows;
-          if (rows < std::min(step, results)) consider(tiling);
-        }
-        for (int tiles = 1; tiles <= 16 && tiles * step < results; ++tiles) {
-          tiling.rows = tiles * step;
-          if (!consider(tiling)) break;
-        }
+        const Tiling tiling{
+            .rows = one.h.result, .stages = stages, .threads = threads, .tile_rows = tile_rows};
+        consider_planes(tiling);
+        consider_bands(tiling);
       }
     }
   }

@@ -89,15 +89,20 @@ struct Geometry {
   Access access;
   int tile_rows = 0;
   int filter_rows = 0;
-  int planes = 1;  // of a unit
-  int groups = 1;  // of planes
+  int channels = 1;  // of a unit, as many as it has filters
+  int groups = 1;    // of channels
+  int images = 1;    // of a unit; several only of all channels and rows
+  int image_blocks = 1;
+  int planes = 1;  // of a unit: `channels` of each image
   int rows = 1;    // results of a band, along h
   int bands = 1;
   int row_classes = 1;  // rows modulo the dilation
   int row_tiles = 1;    // of a band, for each class of rows
   int strips = 1;       // tiles side by side
-  int items = 1;        // tiles of a unit
+  int plane_items = 1;  // tiles of a plane
+  int items = 1;        // of a unit
   int roles = 1;        // backward_weight: groups of threads, each with its filter rows
+  int round = 1;        // items that the threads of a role take at a time; 0: they cannot
   // Shared memory, in bytes: stages of a source run and perhaps a run of the output gradient, then
   // filters and results, or sums; barriers last.
   int grad_at = 0;  // in a stage
@@ -120,10 +125,10 @@ Geometry geometry(const Problem& problem, const Tiling& tiling);
 
 constexpr Partials partials_of(const Problem& problem, const Geometry& g, std::int64_t blocks) {
   return with_segments({.units = g.units,
-                        .units_per_group = problem.batch * g.bands,
+                        .units_per_group = static_cast<std::int64_t>(g.image_blocks) * g.bands,
                         .blocks = blocks,
                         .channels = problem.channels,
-                        .planes = g.planes,
+                        .planes = g.channels,
                         .taps = static_cast<int>(problem.taps())});
 }
 

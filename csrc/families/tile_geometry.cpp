@@ -3,11 +3,15 @@
 namespace dwconv::tile {
 namespace {
 
-// What a run takes in shared memory: the 16 bytes around either end come along. More than any
-// device has counts as so much more, so that sums of a few still fit 32 bits.
-constexpr int run_bytes(std::int64_t elements, int element_bytes) {
+// More than any device can hold counts as so much more, so that sums of a few still fit 32 bits.
+constexpr int capped(std::int64_t count) {
   constexpr std::int64_t kTooMuch = 1 << 27;
-  return static_cast<int>(std::min((elements * element_bytes + 15) / 16 * 16 + 16, kTooMuch));
+  return static_cast<int>(std::min(count, kTooMuch));
+}
+
+// What a run takes in shared memory: the 16 bytes around either end come along.
+constexpr int run_bytes(std::int64_t elements, int element_bytes) {
+  return capped((elements * element_bytes + 15) / 16 * 16 + 16);
 }
 
 Access access_of(const Window& h, const Window& w, const Problem& problem) {
@@ -48,22 +52,35 @@ void choose_windows(Geometry& g, const Problem& problem, const Tiling& tiling) {
   }
 }
 
+// A thread of a weight gradient has sums for one channel: of several channels, threads take whole
+// images at a time.
+int round_of(const Geometry& g, int threads) {
+  const int image_items = capped(static_cast<std::int64_t>(g.channels) * g.plane_items);
+  const int most = g.channels == 1 ? threads : threads / image_items * image_items;
+  return std::min(g.items, most);
+}
+
 }  // namespace
 
 Geometry geometry(const Problem& problem, const Tiling& tiling) {
   Geometry g;
   choose_windows(g, problem, tiling);
-  g.planes = tiling.planes;
-  g.groups = ceil_div(static_cast<int>(problem.channels), g.planes);
+  g.channels = tiling.planes;
+  g.groups = static_cast<int>((problem.channels + g.channels - 1) / g.channels);
+  g.images = tiling.images;
+  g.image_blocks = static_cast<int>((problem.batch + g.images - 1) / g.images);
+  g.planes = g.channels * g.images;
   g.rows = std::min(tiling.rows, g.h.result);
   g.bands = ceil_div(g.h.result, g.rows);
   g.row_classes = std::min(g.h.dilation, g.rows);
   g.row_tiles = ceil_div(ceil_div(g.rows, g.h.dilation), g.tile_rows);
   g.strips = ceil_div(g.w.result, g.access.columns());
-  g.items = g.planes * g.row_classes * g.row_tiles * g.strips;
-  g.units = problem.batch * g.groups * g.bands;
+  g.plane_items = g.row_classes * g.row_tiles * g.strips;
+  g.items = capped(static_cast<std::int64_t>(g.planes) * g.plane_items);
+  g.units = static_cast<std::int64_t>(g.groups) * g.image_blocks * g.bands;
 
   const bool weight = problem.pass == Pass::backward_weight;
+  g.round = weight ? round_of(g, tiling.threads / g.roles) : tiling.threads;
   const auto bytes = static_cast<int>(size_of(problem.dtype));
   const int source_rows = g.whole() ? g.h.source : std::min(g.h.source, g.h.reach(g.rows));
   const auto elements = [&](std::int64_t rows, std::int64_t columns) {
@@ -78,7 +95,7 @@ Geometry geometry(const Problem& problem, const Tiling& tiling) {
     g.barriers_at = g.rest_at + kSumBatch * tiling.threads * 4;
   } else {
     const int taps = static_cast<int>(problem.taps());
-    g.results_at = round_up(g.rest_at + g.planes * (taps + 1) * 4, 16);
+    g.results_at = round_up(g.rest_at + g.channels * (taps + 1) * 4, 16);
     const int steps_run = run_bytes(elements(2 * g.rows, problem.w.input), bytes);
     g.barriers_at = g.results_at + (by_phases(problem) ? steps_run : result_run);
   }
