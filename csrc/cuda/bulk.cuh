@@ -8,8 +8,8 @@
 namespace dwconv {
 
 #if __CUDA_ARCH__ >= 900
-__device__ inline void init_barrier(std::uint32_t barrier) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barrier) : "memory");
+__device__ inline void init_barrier(std::uint32_t barrier, int arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
 }
 __device__ inline void expect_bytes(std::uint32_t barrier, unsigned bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
@@ -43,38 +43,49 @@ __device__ inline void bulk_store(void* global, std::uint32_t shared, unsigned b
 }
 #endif
 
+// Elements that follow each other in global memory, and where they go: to the same offset within 16
+// bytes.
+template <typename Type>
+struct Run {
+  Type* global;
+  char* shared;  // 16-byte aligned
+  int count;
+};
+
 // Loads runs into the slots of a ring in shared memory, ahead of their use. All threads of the
 // block call everything, one slot after the other.
 class RunLoader {
  public:
-  // `barriers` holds one number for each slot. A barrier of the block must follow.
-  __device__ RunLoader(std::uint64_t* barriers, int slots)
-      : barriers_(shared_address(barriers)), slots_(slots) {
+  // `barriers` holds one number for each slot, which takes `runs` runs. A barrier of the block must
+  // follow.
+  __device__ RunLoader(std::uint64_t* barriers, int slots, int runs)
+      : barriers_(shared_address(barriers)), slots_(slots), runs_(runs) {
 #if __CUDA_ARCH__ >= 900
     if (threadIdx.x == 0) {
       for (int i = 0; i < slots; ++i)
-        init_barrier(barriers_ + 8 * i);
+        init_barrier(barriers_ + 8 * i, runs);
       asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
 #endif
   }
 
-  // Starts loading up to two runs into a slot. What used the slot before must be behind a barrier.
-  template <typename Type>
-  __device__ void load(int slot, char* to, const Type* from, int count, char* second_to = nullptr,
-                       const Type* second_from = nullptr, int second_count = 0) {
+  // Starts loading run(0), run(1)... into a slot. What used the slot before must be behind a
+  // barrier.
+  template <typename RunOf>
+  __device__ void load(int slot, const RunOf& run) const {
 #if __CUDA_ARCH__ >= 900
-    if (threadIdx.x != 0) return;
     const std::uint32_t barrier = barriers_ + 8 * slot;
-    const unsigned bytes = padded_bytes(from, count);
-    const unsigned second_bytes = second_count > 0 ? padded_bytes(second_from, second_count) : 0;
-    expect_bytes(barrier, bytes + second_bytes);
-    if (bytes > 0) bulk_load(shared_address(to), aligned(from), bytes, barrier);
-    if (second_bytes > 0)
-      bulk_load(shared_address(second_to), aligned(second_from), second_bytes, barrier);
+    for (int i = threadIdx.x; i < runs_; i += blockDim.x) {
+      const auto one = run(i);
+      const unsigned bytes = one.count > 0 ? padded_bytes(one.global, one.count) : 0;
+      expect_bytes(barrier, bytes);
+      if (bytes > 0) bulk_load(shared_address(one.shared), aligned(one.global), bytes, barrier);
+    }
 #else
-    copy(to, from, count);
-    if (second_count > 0) copy(second_to, second_from, second_count);
+    for (int i = 0; i < runs_; ++i) {
+      const auto one = run(i);
+      if (one.count > 0) copy(one.shared, one.global, one.count);
+    }
     commit_copies();
 #endif
   }
@@ -113,30 +124,41 @@ class RunLoader {
   }
 
   std::uint32_t barriers_;
-  int slots_;
+  int slots_, runs_;
   int parity_ = 0;
 };
 
-// The block's results leave: `count` elements at the offset within 16 bytes that they have in
-// global memory. To be called after `publish` and a barrier.
-template <typename Type>
-__device__ inline void send_run(Type* global, const Type* shared, int count) {
+// Results leave: run(0) to run(runs - 1), elements at the offset within 16 bytes that they have in
+// global memory. To be called by the block after `publish` and a barrier.
+template <typename Type, typename RunOf>
+__device__ inline void send_runs(int runs, const RunOf& run) {
 #if __CUDA_ARCH__ >= 900
+  // As many threads for each run as it has elements before or after its whole 16 bytes.
   constexpr int per_vector = 16 / sizeof(Type);
-  if (count <= 0) return;
-  const int head = min((per_vector - misalignment(global)) % per_vector, count);
-  const int body = (count - head) / per_vector * per_vector;
-  if (threadIdx.x == 0 && body > 0)
-    bulk_store(global + head, shared_address(shared + head), body * sizeof(Type));
-  const int tail = count - head - body;
-  if (threadIdx.x < head) global[threadIdx.x] = shared[threadIdx.x];
-  if (threadIdx.x < tail) global[head + body + threadIdx.x] = shared[head + body + threadIdx.x];
+  const int lane = threadIdx.x % per_vector;
+  for (int i = threadIdx.x / per_vector; i < runs; i += blockDim.x / per_vector) {
+    const Run<Type> one = run(i);
+    if (one.count <= 0) continue;
+    const int start = misalignment(one.global);
+    const Type* shared = reinterpret_cast<const Type*>(one.shared) + start;
+    const int head = min((per_vector - start) % per_vector, one.count);
+    const int body = (one.count - head) / per_vector * per_vector;
+    if (lane == 0 && body > 0)
+      bulk_store(one.global + head, shared_address(shared + head), body * sizeof(Type));
+    if (lane < head) one.global[lane] = shared[lane];
+    const int rest = head + body + lane;
+    if (rest < one.count) one.global[rest] = shared[rest];
+  }
 #else
-  store_run(global, shared, count);
+  for (int i = 0; i < runs; ++i) {
+    const Run<Type> one = run(i);
+    store_run(one.global, reinterpret_cast<const Type*>(one.shared) + misalignment(one.global),
+              one.count);
+  }
 #endif
 }
 
-// Makes what this thread wrote to shared memory visible to `send_run`.
+// Makes what this thread wrote to shared memory visible to `send_runs`.
 __device__ inline void publish() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
@@ -146,7 +168,7 @@ __device__ inline void publish() {
 // Waits until what was sent has been read from shared memory; a barrier must follow.
 __device__ inline void wait_until_sent() {
 #if __CUDA_ARCH__ >= 900
-  if (threadIdx.x == 0) asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+  asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
 #endif
 }
 

@@ -22,36 +22,6 @@ inline constexpr bool kTensorCores = false;
 inline constexpr bool kTensorCores = true;
 #endif
 
-// Four 8 x 8 matrices: lane i gives the address of row i % 8 of matrix i / 8.
-__device__ inline void load_matrices(std::uint32_t (&m)[4], std::uint32_t address) {
-#if __CUDA_ARCH__ >= 800
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
-               : "r"(address)
-               : "memory");
-#endif
-}
-
-// The same, each matrix turned: its rows become columns.
-__device__ inline void load_turned(std::uint32_t (&m)[4], std::uint32_t address) {
-#if __CUDA_ARCH__ >= 800
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
-               : "r"(address)
-               : "memory");
-#endif
-}
-
-// Two matrices; the addresses of lanes 16 to 31 do not count.
-__device__ inline void load_turned(std::uint32_t (&m)[2], std::uint32_t address) {
-#if __CUDA_ARCH__ >= 800
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
-               : "=r"(m[0]), "=r"(m[1])
-               : "r"(address)
-               : "memory");
-#endif
-}
-
 // d = a * b + c.
 template <typename Type>
 __device__ inline void multiply_add(float (&d)[4], const std::uint32_t (&a)[4],

@@ -17,6 +17,29 @@ __device__ inline std::int64_t partial_offset(const Partials& p, std::int64_t bl
   return (block * p.segments + group - first) * p.planes * p.taps;
 }
 
+// Where a block's sums for a group of channels go: to the workspace, or, where the block has had
+// all units of the group, rounded to the result.
+template <typename S>
+class Sink {
+ public:
+  __device__ Sink(const Partials& p, float* partial, typename S::Type* result, std::int64_t group)
+      : partial_(p.whole ? nullptr : partial + partial_offset(p, blockIdx.x, group)),
+        result_(result + group * p.planes * p.taps) {}
+
+  // The sum of one tap; taps follow each other through the channels of the group.
+  __device__ void put(int tap, float sum) const {
+    if (partial_ == nullptr) {
+      result_[tap] = S::round(sum);
+    } else {
+      partial_[tap] = sum;
+    }
+  }
+
+ private:
+  float* partial_;
+  typename S::Type* result_;
+};
+
 // The divisions of add_partials.
 struct PartialsIndex {
   Partials p;
@@ -113,6 +136,7 @@ bool waits_for_partials() {
 template <typename S>
 void launch_add_partials(const Partials& p, const float* partial, typename S::Type* result,
                          cudaStream_t stream) {
+  if (p.whole) return;
   const std::int64_t results = p.channels * p.taps;
   const int lanes = p.lanes();
   const int of_block = kPartialThreads / lanes;

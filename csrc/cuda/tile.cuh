@@ -20,7 +20,8 @@ struct Convolution {
 template <typename S, int kernel_w, int tile_rows, typename A, int filter_rows>
 __device__ inline void add_taps(float (&sums)[tile_rows][A::columns],
                                 TileRow<S, kernel_w, A>& elements, const typename S::Type* at,
-                                int row, RowRange rows, const float* weight, const Geometry& g) {
+                                int row, RowRange rows, const float* weight, const Geometry& g,
+                                const typename S::Type* zeros) {
   constexpr int stride = A::mode == Mode::strided ? 2 : 1;
   const int row_step = A::mode == Mode::dilated ? g.h.dilation : 1;
   float taps[filter_rows][kernel_w];
@@ -31,8 +32,14 @@ __device__ inline void add_taps(float (&sums)[tile_rows][A::columns],
       taps[i][j] = weight[i * kernel_w + j];
 #pragma unroll
   for (int r = 0; r < (tile_rows - 1) * stride + filter_rows; ++r) {
-    if (row >= rows.first && row < rows.last) {
-      elements.load(r, at);
+    // Narrow tiles have a warp on few rows, of which many may be outside: they are skipped.
+    const bool there = rows.holds(row);
+    if (A::unit > 1 || there) {
+      if constexpr (A::unit > 1) {
+        elements.load_or_zeros(r, at, there, zeros);
+      } else {
+        elements.load(r, at);
+      }
 #pragma unroll
       for (int i = 0; i < filter_rows; ++i) {
         if (r < i || (r - i) % stride != 0 || (r - i) / stride >= tile_rows) continue;
@@ -65,14 +72,19 @@ __global__ void __launch_bounds__(kMaxThreads, resident_blocks(A::value, tile_ro
   float* biases = filters + g.channels * taps;
   auto* staged = reinterpret_cast<Type*>(shared + g.results_at);
 
+  const auto* zeros = reinterpret_cast<const Type*>(shared + g.zeros_at);
+  zero_shared(shared + g.zeros_at, kZeroBytes);
+
   const auto load = [&](RunLoader& loader, int slot, char* stage, const Unit& unit) {
     const RowRange rows = grid.source_rows(unit);
-    loader.load(slot, stage, grid.source_run(source, unit, rows),
-                grid.planes(unit) * (rows.last - rows.first) * g.w.source);
+    loader.load(slot, [&](int) {
+      return Run<const Type>{grid.source_run(source, unit, rows), stage,
+                             grid.planes(unit) * rows.count() * g.w.source};
+    });
   };
   const Item first_item = item_at(grid, threadIdx.x);
   int filters_of = -1;
-  for (Pipeline pipeline(grid, shared, load); pipeline.more(); pipeline.advance()) {
+  for (Pipeline pipeline(grid, shared, 1, load); pipeline.more(); pipeline.advance()) {
     const Unit& unit = pipeline.unit();
     const int planes = grid.planes(unit);
     if (unit.group != filters_of) {
@@ -91,7 +103,7 @@ __global__ void __launch_bounds__(kMaxThreads, resident_blocks(A::value, tile_ro
 
     const RowRange rows = grid.source_rows(unit);
     const Type* run = stage + misalignment(grid.source_run(source, unit, rows));
-    const int source_plane = (rows.last - rows.first) * g.w.source;
+    const int source_plane = rows.count() * g.w.source;
     const int valid_rows = grid.rows(unit);
     const int result_plane = valid_rows * g.w.result;
     Type* out = grid.result_run(result, unit);
@@ -118,12 +130,12 @@ __global__ void __launch_bounds__(kMaxThreads, resident_blocks(A::value, tile_ro
       for (; a + filter_rows <= g.h.kernel; a += filter_rows)
         add_taps<S, kernel_w, tile_rows, A, filter_rows>(
             sums, elements, at + a * g.h.dilation * g.w.source, row + a * g.h.dilation, rows,
-            filter + a * kernel_w, g);
+            filter + a * kernel_w, g, zeros);
 #pragma unroll 1
       for (; a < g.h.kernel; ++a)
         add_taps<S, kernel_w, tile_rows, A, 1>(sums, elements, at + a * g.h.dilation * g.w.source,
                                                row + a * g.h.dilation, rows, filter + a * kernel_w,
-                                               g);
+                                               g, zeros);
 
       Type* to = staged_out + item.plane * result_plane + item.row * g.w.result + item.column;
 #pragma unroll
@@ -143,7 +155,8 @@ __global__ void __launch_bounds__(kMaxThreads, resident_blocks(A::value, tile_ro
     }
     publish();
     __syncthreads();
-    send_run(out, staged_out, planes * result_plane);
+    send_runs<Type>(
+        1, [&](int) { return Run<Type>{out, shared + g.results_at, planes * result_plane}; });
   }
   wait_until_sent();
 }
@@ -173,7 +186,7 @@ void launch_convolve(const Problem& problem, const Plan& plan, const Tensors& te
   using Type = typename S::Type;
   const bool mirrored = problem.pass == Pass::backward_input;
   const Geometry g = geometry(problem, plan.tiling);
-  const Convolution p{Grid(g, problem, plan.tiling), mirrored};
+  const Convolution p{Grid(g, problem, plan), mirrored};
   const auto kernel = choose<Convolutions<S>, dtype>(g);
   allow_shared(kernel, g.shared_bytes);
   kernel<<<static_cast<unsigned>(plan.blocks), plan.threads, g.shared_bytes, stream>>>(

@@ -33,12 +33,14 @@ __global__ void __launch_bounds__(kMaxThreads, kStepBlocks)
 
   const auto load = [&](RunLoader& loader, int slot, char* stage, const Unit& unit) {
     const RowRange rows = grid.source_rows(unit);
-    loader.load(slot, stage, grid.source_run(source, unit, rows),
-                grid.planes(unit) * (rows.last - rows.first) * g.w.source);
+    loader.load(slot, [&](int) {
+      return Run<const Type>{grid.source_run(source, unit, rows), stage,
+                             grid.planes(unit) * rows.count() * g.w.source};
+    });
   };
   const Item first_item = item_at(grid, threadIdx.x);
   int filters_of = -1;
-  for (Pipeline pipeline(grid, shared, load); pipeline.more(); pipeline.advance()) {
+  for (Pipeline pipeline(grid, shared, 1, load); pipeline.more(); pipeline.advance()) {
     const Unit& unit = pipeline.unit();
     const int planes = grid.planes(unit);
     if (unit.group != filters_of) {
@@ -52,7 +54,7 @@ __global__ void __launch_bounds__(kMaxThreads, kStepBlocks)
 
     const RowRange rows = grid.source_rows(unit);
     const Type* run = stage + misalignment(grid.source_run(source, unit, rows));
-    const int source_plane = (rows.last - rows.first) * g.w.source;
+    const int source_plane = rows.count() * g.w.source;
     // The result rows of the band.
     const int first_step = unit.band * g.rows;
     const int valid_steps = grid.rows(unit);
@@ -118,7 +120,8 @@ __global__ void __launch_bounds__(kMaxThreads, kStepBlocks)
     }
     publish();
     __syncthreads();
-    send_run(out, staged_out, planes * result_plane);
+    send_runs<Type>(
+        1, [&](int) { return Run<Type>{out, shared + g.results_at, planes * result_plane}; });
   }
   wait_until_sent();
 }
@@ -139,7 +142,7 @@ void launch_scatter(const Problem& problem, const Plan& plan, const Tensors& ten
   using S = Scalar<dtype>;
   using Type = typename S::Type;
   const Geometry g = geometry(problem, plan.tiling);
-  const Phases p{.grid = Grid(g, problem, plan.tiling),
+  const Phases p{.grid = Grid(g, problem, plan),
                  .kernel_h = static_cast<int>(problem.h.kernel),
                  .result_h = static_cast<int>(problem.h.input),
                  .result_w = static_cast<int>(problem.w.input),

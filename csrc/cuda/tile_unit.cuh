@@ -10,34 +10,28 @@
 
 namespace dwconv::tile {
 
-// Rows of a unit's source that lie inside the image: [first, last).
-struct RowRange {
-  int first;
-  int last;
-};
-
 // Geometry as kernels want it.
 struct Grid {
   Geometry g;
   std::int64_t channels;  // of the problem
   int batch;
   int stages;
+  Dealer dealer;
   SmallDivisor strips, row_tiles, row_classes, plane_items, unit_channels;
 
-  Grid(const Geometry& geometry, const Problem& problem, const Tiling& tiling)
+  Grid(const Geometry& geometry, const Problem& problem, const Plan& plan)
       : g(geometry),
         channels(problem.channels),
         batch(static_cast<int>(problem.batch)),
-        stages(tiling.stages),
+        stages(plan.tiling.stages),
+        dealer(geometry.units, plan.blocks, geometry.image_blocks, geometry.bands,
+               problem.pass == Pass::backward_weight && plan.slices == 1),
         strips(geometry.strips),
         row_tiles(geometry.row_tiles),
         row_classes(geometry.row_classes),
         plane_items(geometry.plane_items),
         unit_channels(geometry.channels) {}
 
-  __device__ Unit unit(std::int64_t index) const {
-    return Unit::at(index, g.image_blocks, g.bands);
-  }
   __device__ void advance(Unit& unit) const { unit.advance(g.image_blocks, g.bands); }
   __device__ std::int64_t first_channel(const Unit& unit) const {
     return static_cast<std::int64_t>(unit.group) * g.channels;
@@ -59,6 +53,7 @@ struct Grid {
   __device__ int rows(const Unit& unit) const {
     return min(g.rows, g.h.result - unit.band * g.rows);
   }
+  // Those of the source that lie inside the image.
   __device__ RowRange source_rows(const Unit& unit) const {
     if (g.whole()) return {0, g.h.source};
     const int first = unit.band * g.rows * g.h.stride - g.h.pad;
@@ -77,19 +72,19 @@ struct Grid {
 };
 
 // A block's walk over its run of units. While one is used, the next ones are on their way into the
-// other stages of shared memory. `load(loader, slot, stage, unit)` starts loading one.
+// other stages of shared memory. `load(loader, slot, stage, unit)` starts loading one, of `runs`.
 template <typename Load>
 class Pipeline {
  public:
-  __device__ Pipeline(const Grid& grid, char* shared, const Load& load)
+  __device__ Pipeline(const Grid& grid, char* shared, int runs, const Load& load)
       : grid_(grid),
         shared_(shared),
         load_(load),
-        loader_(reinterpret_cast<std::uint64_t*>(shared + grid.g.barriers_at), grid.stages) {
-    const std::int64_t begin = run_begin(grid.g.units, blockIdx.x, gridDim.x);
+        loader_(reinterpret_cast<std::uint64_t*>(shared + grid.g.barriers_at), grid.stages, runs) {
+    const std::int64_t begin = grid.dealer.begin(blockIdx.x);
     // Never 2^31 of them: they would not fit any memory.
-    left_ = static_cast<int>(run_begin(grid.g.units, blockIdx.x + 1, gridDim.x) - begin);
-    next_ = unit_ = grid.unit(begin);
+    left_ = static_cast<int>(grid.dealer.begin(blockIdx.x + 1) - begin);
+    next_ = unit_ = grid.dealer.unit(begin);
     __syncthreads();
 #pragma unroll 1
     for (int i = 0; i < grid.stages - 1; ++i)
@@ -175,7 +170,8 @@ __device__ inline void store_unit(typename S::Type* at, const float* values) {
 }
 
 // What a tile reads of one row: which elements lie inside the image, and their values. An element
-// outside is never loaded, and stays the zero that it was first.
+// outside is never loaded, and stays the zero that it was first. Rows alternate between two sets of
+// registers, so that one is loaded while the other is used.
 template <typename S, int kernel_w, typename A>
 class TileRow {
  public:
@@ -195,8 +191,7 @@ class TileRow {
     first_ = first;
   }
 
-  // `row` is column 0 of the row. Rows alternate between two sets of registers where there is room,
-  // so that one is loaded while the other is used.
+  // `row` is column 0 of the row.
   __device__ void load(int parity, const typename S::Type* row) {
 #pragma unroll
     for (int i = 0; i < kUnits; ++i)
@@ -204,13 +199,20 @@ class TileRow {
         load_unit<S, A::unit>(&values_[parity % kSets][i * A::unit],
                               row + first_ + i * A::unit * step_);
   }
+  // The same of zeros where the row is not there: without a branch, loads of the rows to come are
+  // under way while others are used.
+  __device__ void load_or_zeros(int parity, const typename S::Type* row, bool there,
+                                const typename S::Type* zeros) {
+    static_assert(kUnits * A::unit * sizeof(typename S::Type) <= kZeroBytes);
+    load(parity, there ? row : zeros - first_);
+  }
   // The element that tap j of result c reads.
   __device__ float operator()(int parity, int c, int j) const {
     return values_[parity % kSets][c + j + (A::unit == 1 ? 0 : kLeft - A::pad)];
   }
 
  private:
-  static constexpr int kSets = A::unit == 1 ? 2 : 1;
+  static constexpr int kSets = 2;
   static constexpr int kLeft = round_up(A::pad, A::unit);
   static constexpr int kUnits =
       A::unit == 1 ? kernel_w : (kLeft + 4 + round_up(kernel_w - 1 - A::pad, A::unit)) / A::unit;

@@ -17,9 +17,9 @@ struct WeightGradient {
 
 // The sums of one batch over the threads that share a channel and a role, added in the order of the
 // threads by `parts` lanes each.
-template <int kernel_w, int filter_rows>
+template <int kernel_w, int filter_rows, typename S>
 __device__ inline void add_threads(const WeightGradient& p, const float* batch, int first,
-                                   int channels, float* partial) {
+                                   int channels, const Sink<S>& sink) {
   const Geometry& g = p.grid.g;
   const int taps = g.h.kernel * kernel_w;
   const int count = min(kSumBatch, filter_rows * kernel_w - first);
@@ -51,7 +51,7 @@ __device__ inline void add_threads(const WeightGradient& p, const float* batch, 
     const int sum_of_role = first + sum_index;
     const int row = role * filter_rows + sum_of_role / kernel_w;
     if (in_range && part == 0 && row < g.h.kernel && channel < channels)
-      partial[channel * taps + row * kernel_w + sum_of_role % kernel_w] = sum;
+      sink.put(channel * taps + row * kernel_w + sum_of_role % kernel_w, sum);
   }
 }
 
@@ -60,7 +60,8 @@ __global__ void __launch_bounds__(kMaxThreads,
                                   resident_blocks(A::value, kSumRows[static_cast<int>(A::mode)],
                                                   filter_rows, kernel_w))
     sum_units(const WeightGradient p, const typename S::Type* __restrict__ input,
-              const typename S::Type* __restrict__ grad_output, float* __restrict__ partial) {
+              const typename S::Type* __restrict__ grad_output, float* __restrict__ partial,
+              typename S::Type* __restrict__ result) {
   using Type = typename S::Type;
   constexpr int tile_rows = kSumRows[static_cast<int>(A::mode)];
   constexpr int stride = A::mode == Mode::strided ? 2 : 1;
@@ -69,14 +70,19 @@ __global__ void __launch_bounds__(kMaxThreads,
   const Grid& grid = p.grid;
   const Geometry& g = grid.g;
   auto* batch = reinterpret_cast<float*>(shared + g.rest_at);
-  let_next_kernel_start();
+  if (!p.partials.whole) let_next_kernel_start();
 
+  const auto* zeros = reinterpret_cast<const Type*>(shared + g.zeros_at);
+  zero_shared(shared + g.zeros_at, kZeroBytes);
   const auto load = [&](RunLoader& loader, int slot, char* stage, const Unit& unit) {
     const RowRange rows = grid.source_rows(unit);
     const int planes = grid.planes(unit);
-    loader.load(slot, stage, grid.source_run(input, unit, rows),
-                planes * (rows.last - rows.first) * g.w.source, stage + g.grad_at,
-                grid.result_run(grad_output, unit), planes * grid.rows(unit) * g.w.result);
+    loader.load(slot, [&](int i) {
+      return i == 0 ? Run<const Type>{grid.source_run(input, unit, rows), stage,
+                                      planes * rows.count() * g.w.source}
+                    : Run<const Type>{grid.result_run(grad_output, unit), stage + g.grad_at,
+                                      planes * grid.rows(unit) * g.w.result};
+    });
   };
   const int role = static_cast<int>(threadIdx.x) / g.round;
   const int first = static_cast<int>(threadIdx.x) - role * g.round;
@@ -84,7 +90,7 @@ __global__ void __launch_bounds__(kMaxThreads,
   const Item item_of_thread = item_at(grid, first);
   float sums[filter_rows][kernel_w] = {};
 
-  Pipeline pipeline(grid, shared, load);
+  Pipeline pipeline(grid, shared, 2, load);
   while (pipeline.more()) {
     const Unit unit = pipeline.unit();
     const int planes = grid.planes(unit);
@@ -94,7 +100,7 @@ __global__ void __launch_bounds__(kMaxThreads,
         reinterpret_cast<const Type*>(stage) + misalignment(grid.source_run(input, unit, rows));
     const Type* grad_run = reinterpret_cast<const Type*>(stage + g.grad_at) +
                            misalignment(grid.result_run(grad_output, unit));
-    const int source_plane = (rows.last - rows.first) * g.w.source;
+    const int source_plane = rows.count() * g.w.source;
     const int valid_rows = grid.rows(unit);
     for (int i = first_item; i < planes * g.plane_items; i += g.round) {
       const Item item = i == first ? item_of_thread : item_at(grid, i);
@@ -122,8 +128,13 @@ __global__ void __launch_bounds__(kMaxThreads,
 #pragma unroll
       for (int r = 0; r < (tile_rows - 1) * stride + filter_rows; ++r) {
         // Rows past the last one loaded belong to taps or results that do not exist.
-        if (row >= rows.first && row < rows.last) {
-          elements.load(r, at);
+        const bool there = rows.holds(row);
+        if (A::unit > 1 || there) {
+          if constexpr (A::unit > 1) {
+            elements.load_or_zeros(r, at, there, zeros);
+          } else {
+            elements.load(r, at);
+          }
 #pragma unroll
           for (int a = 0; a < filter_rows; ++a) {
             if (r < a || (r - a) % stride != 0 || (r - a) / stride >= tile_rows) continue;
@@ -142,7 +153,7 @@ __global__ void __launch_bounds__(kMaxThreads,
     pipeline.advance();
     if (pipeline.more() && pipeline.unit().group == unit.group) continue;
     const int channels = grid.channels_of(unit);
-    float* to = partial + partial_offset(p.partials, blockIdx.x, unit.group);
+    const Sink<S> sink(p.partials, partial, result, unit.group);
 #pragma unroll
     for (int first = 0; first < filter_rows * kernel_w; first += kSumBatch) {
       __syncthreads();
@@ -150,7 +161,7 @@ __global__ void __launch_bounds__(kMaxThreads,
       for (int i = 0; i < kSumBatch && first + i < filter_rows * kernel_w; ++i)
         batch[i * blockDim.x + threadIdx.x] = sums[(first + i) / kernel_w][(first + i) % kernel_w];
       __syncthreads();
-      add_threads<kernel_w, filter_rows>(p, batch, first, channels, to);
+      add_threads<kernel_w, filter_rows>(p, batch, first, channels, sink);
     }
 #pragma unroll
     for (int a = 0; a < filter_rows; ++a)
@@ -161,7 +172,8 @@ __global__ void __launch_bounds__(kMaxThreads,
 }
 
 template <typename S>
-using SumUnits = void (*)(WeightGradient, const typename S::Type*, const typename S::Type*, float*);
+using SumUnits = void (*)(WeightGradient, const typename S::Type*, const typename S::Type*, float*,
+                          typename S::Type*);
 
 template <typename S>
 struct SumKernels {
@@ -186,13 +198,14 @@ void launch_sum_units(const Problem& problem, const Plan& plan, const Tensors& t
   using S = Scalar<dtype>;
   using Type = typename S::Type;
   const Geometry g = geometry(problem, plan.tiling);
-  const WeightGradient p{Grid(g, problem, plan.tiling), partials_of(problem, g, plan.blocks)};
+  const WeightGradient p{Grid(g, problem, plan),
+                         partials_of(problem, g, plan.blocks, plan.slices == 1)};
   const auto kernel = choose<SumKernels<S>, dtype>(g);
   allow_shared(kernel, g.shared_bytes);
   auto* partial = static_cast<float*>(tensors.workspace);
   kernel<<<static_cast<unsigned>(plan.blocks), plan.threads, g.shared_bytes, stream>>>(
-      p, static_cast<const Type*>(tensors.input), static_cast<const Type*>(tensors.output),
-      partial);
+      p, static_cast<const Type*>(tensors.input), static_cast<const Type*>(tensors.output), partial,
+      static_cast<Type*>(tensors.weight));
   check_launch("tile sum_units");
   launch_add_partials<S>(p.partials, partial, static_cast<Type*>(tensors.weight), stream);
 }

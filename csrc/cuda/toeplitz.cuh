@@ -1,277 +1,352 @@
 // The Toeplitz family: forward and input gradient. A warp goes down the rows of 16 positions of a
 // channel; each row of the image is multiplied by the Toeplitz matrix of every filter row, and adds
-// to that many rows of results. The results leave through shared memory in wide stores.
+// to that many rows of results. The results leave through shared memory, as they lie in global
+// memory.
 #pragma once
 
 #include "check.cuh"
-#include "mma.cuh"
 #include "toeplitz.h"
-#include "toeplitz_feed.cuh"
+#include "toeplitz_choice.cuh"
+#include "toeplitz_filter.cuh"
+#include "toeplitz_window.cuh"
 
 namespace dwconv::toeplitz {
 
-struct Convolution {
-  Grid grid;
-  int stages;
-  bool mirrored;  // turn the filters round
-};
-
-// A lane's share of the Toeplitz matrices of a channel: column k of the window meets result n of
-// the strip in tap k - n - shift, if there is one.
-template <int reach, typename Type>
-__device__ inline void load_filter(std::uint32_t (&filter)[reach][2], const Convolution& p,
-                                   const Type* __restrict__ channel) {
-  const Geometry& g = p.grid.g;
-  const auto* bits = reinterpret_cast<const std::uint16_t*>(channel);
-  const int lane = threadIdx.x % 32;
-  const int taps = g.h.kernel * g.w.kernel;
-  int offset[4];
-  bool met[4];
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    int tap = lane % 4 * 2 + i % 2 + i / 2 * 8 - lane / 4 - g.shift;
-    met[i] = tap >= 0 && tap < g.reach_w && p.grid.dilation_w.remainder(tap) == 0;
-    offset[i] = p.mirrored ? taps - 1 - tap : tap;
-  }
-  int first = 0, wait = 0;  // the row's first tap; rows until the next that has taps
-#pragma unroll
-  for (int row = 0; row < reach; ++row) {
-    std::uint16_t value[4] = {};
-#pragma unroll
-    for (int i = 0; i < 4; ++i)
-      if (wait == 0 && met[i]) value[i] = bits[offset[i] + first];
-    filter[row][0] = value[0] | static_cast<std::uint32_t>(value[1]) << 16;
-    filter[row][1] = value[2] | static_cast<std::uint32_t>(value[3]) << 16;
-    if (wait == 0) {
-      first += p.mirrored ? -g.w.kernel : g.w.kernel;
-      wait = g.h.dilation;
-    }
-    --wait;
-  }
-}
-
-// Where a lane's results go: two neighbouring columns of two positions, row after row.
-template <typename S>
+// Where a lane's results go: of two positions, two neighbouring columns of a strip, or with phases
+// four.
+template <typename S, typename A>
 struct Output {
-  typename S::Type* at[2];
-  int rows[2];         // that have a first column
-  int second_rows[2];  // that have a second
-  int pitch;
+  static constexpr int kColumns = A::mode == Mode::phases ? 4 : 2;
+  int at[2];  // bytes of shared memory, in the row that is counted as 0
+  bool has[2][kColumns];
 
-  template <bool aligned>
-  __device__ void store(int row, const float (&sums)[4]) {
+  // One row, `row` bytes from row 0.
+  template <bool pairs>
+  __device__ void store(char* row, const float (&sums)[kColumns / 2][4]) const {
+    using Type = typename S::Type;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      if constexpr (aligned) {
-        if (row < rows[i]) store_pair(at[i], sums[2 * i], sums[2 * i + 1]);
+      auto* to = reinterpret_cast<Type*>(row + at[i]);
+      if constexpr (pairs) {
+        if (has[i][0]) store_pair(to, sums[0][2 * i], sums[0][2 * i + 1]);
       } else {
-        if (row < rows[i]) at[i][0] = S::round(sums[2 * i]);
-        if (row < second_rows[i]) at[i][1] = S::round(sums[2 * i + 1]);
+#pragma unroll
+        for (int c = 0; c < kColumns; ++c)
+          if (has[i][c]) to[c] = S::round(sums[c % (kColumns / 2)][2 * i + c / (kColumns / 2)]);
       }
-      at[i] += pitch;
     }
   }
 };
 
-// `reach` rows of results are under way at a time: row t of the window adds to rows t - reach + 1
-// to t. Row t - reach, finished one row before, is stored while the next is loaded.
-template <typename S, int reach, bool aligned>
-__device__ inline void walk(std::uint32_t at, int step, int rows,
-                            const std::uint32_t (&filter)[reach][2], float bias, Output<S> out) {
+// What a lane does for the positions of a task, as far as it is the same for every unit.
+template <typename S, typename A>
+class Place {
+ public:
+  __device__ void set(const Convolution& p, const Task& task, int images) {
+    if (task.plane == plane_ && task.position == position_ && images == images_) return;
+    plane_ = task.plane;
+    position_ = task.position;
+    images_ = images;
+    constexpr bool phases = A::mode == Mode::phases;
+    constexpr int columns = Output<S, A>::kColumns;
+    const Grid& grid = p.grid;
+    const Geometry& g = grid.g;
+    const int lane = threadIdx.x % 32, positions = images * g.strips;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int index = task.position + lane / 4 + 8 * i;
+      const bool there = index < positions;
+      const Position at = grid.position(there ? index : 0);
+      const int column = g.source_column(at.strip);
+      image_.set_columns(i, column, min(g.w.source, column + g.shift + g.w.reach(kColumns)));
+      image_.at[i] = at.image * g.source_run +
+                     2 * (task.plane * static_cast<int>(grid.source.plane) + column + lane % 4 * 2);
+      const int first =
+          (at.strip * kColumns + lane % 4 * 2) * (columns / 2) - (phases ? p.pad_w : 0);
+#pragma unroll
+      for (int c = 0; c < columns; ++c)
+        out_.has[i][c] =
+            there && static_cast<unsigned>(first + c) < static_cast<unsigned>(grid.result.row);
+      out_.at[i] =
+          at.image * g.result_run + 2 * (task.plane * static_cast<int>(grid.result.plane) + first);
+      source_[i] = at.image * static_cast<int>(grid.source.image);
+      result_[i] = at.image * static_cast<int>(grid.result.image);
+    }
+  }
+  // With the runs of a unit that begin at `at` in shared memory.
+  __device__ Image<A::unit, A::windows> image_in(int at, const Runs& runs) const {
+    auto image = image_;
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+      image.at[i] += at + runs.lead(source_[i]);
+    return image;
+  }
+  __device__ Output<S, A> output_in(int at, const Runs& runs) const {
+    auto out = out_;
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+      out.at[i] += at + runs.lead(result_[i]);
+    return out;
+  }
+
+ private:
+  int plane_ = -1, position_ = -1, images_ = -1;
+  Image<A::unit, A::windows> image_;
+  Output<S, A> out_;
+  int source_[2], result_[2];  // elements from the first image to the position's
+};
+
+template <int tiles>
+__device__ inline void set(float (&row)[tiles][4], float value) {
+#pragma unroll
+  for (auto& tile : row)
+#pragma unroll
+    for (float& sum : tile)
+      sum = value;
+}
+
+// A walk down the rows of a task. Step t of the source adds to results t - ring + 1 to t, which are
+// under way at a time. Result t - ring, finished one step before, is stored while the next rows are
+// loaded.
+template <typename S, typename A, bool pairs>
+__device__ inline void walk(const Convolution& p, const Image<A::unit, A::windows>& image,
+                            const Steps& steps, int source_rows, const uint2* matrices, float start,
+                            const Output<S, A>& out, RowRange result_rows, char* shared) {
   using Type = typename S::Type;
-  float start[4] = {bias, bias, bias, bias};
-  float sums[reach][4];
-  std::uint32_t window[4];
-  const int last = rows + reach - 1;
-  unroll<reach>([&](auto row) {
-    constexpr int t = decltype(row)::value;
-    load_matrices(window, at);
-    at += step;
+  constexpr int ring = A::ring;
+  constexpr int tiles = A::mode == Mode::phases ? 2 : 1;  // of columns
+  std::uint32_t filter[A::kernel_h][A::parts][2];
 #pragma unroll
-    for (int i = t; i >= 0; --i)
-      multiply_add<Type>(sums[t - i], window, filter[i], i == 0 ? start : sums[t - i]);
-    return true;
-  });
+  for (int i = 0; i < A::kernel_h; ++i)
+#pragma unroll
+    for (int part = 0; part < A::parts; ++part) {
+      const uint2 two = matrices[(i * A::parts + part) * 32 + threadIdx.x % 32];
+      filter[i][part][0] = two.x;
+      filter[i][part][1] = two.y;
+    }
+  float starts[4] = {start, start, start, start};
+  float sums[ring][A::result_rows][tiles][4];
+#pragma unroll
+  for (auto& results : sums)
+#pragma unroll
+    for (auto& row : results)
+      set(row, start);
+
+  const int dilation = A::mode == Mode::dense ? p.grid.g.h.dilation : 1;
+  const int pitch = p.grid.g.w.source * 2;
+  int source_row = steps.row + steps.first * A::source_rows * dilation;
+  typename Image<A::unit, A::windows>::Words words[A::source_rows];
+  const auto load = [&] {
+#pragma unroll
+    for (int i = 0; i < A::source_rows; ++i)
+      image.load(words[i], shared + max(min(source_row + i, source_rows - 1), 0) * pitch);
+  };
+  const int result_pitch = p.grid.result.row * 2;
+  const int result_step = A::result_rows * dilation;
+  int result_row = result_rows.first + (steps.first - ring) * result_step;
+  int result_at = result_row * result_pitch;
+  const int first_stored = A::mode == Mode::phases ? max(result_rows.first, 0) : result_rows.first;
+  const RowRange stored{first_stored, max(result_rows.last, first_stored)};
+
+  load();
+  int t = steps.first;
 #pragma unroll 1
-  for (int first = reach;; first += reach) {
-    const bool more = unroll<reach>([&](auto row) {
-      constexpr int t = decltype(row)::value;
-      load_matrices(window, at);
-      at += step;
-      out.template store<aligned>(first + t - reach, sums[t]);
-      if (first + t == last) return false;
+  for (;;) {
 #pragma unroll
-      for (int i = reach - 1; i >= 0; --i) {
-        auto& sum = sums[(t - i + reach) % reach];
-        multiply_add<Type>(sum, window, filter[i], i == 0 ? start : sum);
+    for (int r = 0; r < ring; ++r) {
+#pragma unroll
+      for (int row = 0; row < A::result_rows; ++row)
+        if (stored.holds(result_row + row))
+          out.template store<pairs>(shared + result_at + row * result_pitch, sums[r][row]);
+      if (t >= steps.last) {
+        if (result_row + result_step >= stored.last) return;
+        // Rows of the input that no result of the forward pass has read.
+        if constexpr (A::mode == Mode::phases) {
+#pragma unroll
+          for (auto& row : sums[r])
+            set(row, 0);
+        }
+      } else {
+        std::uint32_t window[A::source_rows][A::windows][4];
+#pragma unroll
+        for (int i = 0; i < A::source_rows; ++i)
+          image.arrange(window[i], words[i]);
+        const RowRange source{-source_row, source_rows - source_row};
+        source_row += A::source_rows * dilation;
+        load();
+        // No last tap begins the second row.
+        if constexpr (A::mode == Mode::phases && A::kernel_h % 2 == 1) set(sums[r][1], 0);
+        // The oldest results first: they are needed first.
+#pragma unroll
+        for (int i = 0; i < A::source_rows; ++i) {
+          if (A::source_rows > 1 && !source.holds(i)) continue;
+#pragma unroll
+          for (int m = ring - 1; m >= 0; --m) {
+            auto& sum = sums[(r - m + ring) % ring];
+#pragma unroll
+            for (int row = 0; row < A::result_rows; ++row) {
+              const int tap =
+                  A::mode == Mode::phases ? 2 * (ring - 1 - m) + row : A::source_rows * m + i;
+              if (tap >= A::kernel_h) continue;
+#pragma unroll
+              for (int part = 0; part < A::parts; ++part) {
+                const bool first = m == 0 && (A::mode == Mode::phases || i + part == 0);
+                float (&tile)[4] = sum[row][part % tiles];
+                multiply_add<Type>(tile, window[i][part % A::windows], filter[tap][part],
+                                   first ? starts : tile);
+              }
+            }
+          }
+        }
       }
-      return true;
-    });
-    if (!more) return;
+      ++t;
+      result_row += result_step;
+      result_at += result_step * result_pitch;
+    }
   }
 }
 
-// What a lane does for 16 positions of a plane, as far as it is the same for every unit.
-struct Task {
-  int number = -1;
-  int image, from;  // of the position that it loads: the first element in the tile
-  int to_image[2];  // of those whose results it stores
-  int to_row[2];
-  int to[2];            // the first element in the plane's results
-  bool one[2], two[2];  // whether its columns are results
-
-  __device__ void set(const Grid& grid, int task, int plane, int first) {
-    const Geometry& g = grid.g;
-    const int lane = threadIdx.x % 32;
-    number = task;
-    const Position source = grid.position(first + lane % 16);
-    image = source.image;
-    from = source.image * g.source.image + plane * g.source.stage.plane +
-           source.row * g.source.stage.pitch + source.strip * kColumns + lane / 16 * 8;
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const Position result = grid.position(first + lane / 4 + 8 * i);
-      const int column = result.strip * kColumns + lane % 4 * 2;
-      to_image[i] = result.image;
-      to_row[i] = result.row;
-      to[i] = result.image * g.result + result.row * g.w.result + column;
-      one[i] = column < g.w.result;
-      two[i] = column + 1 < g.w.result;
-    }
-  }
-};
-
-template <typename S, int reach>
-__global__ void __launch_bounds__(kThreads, resident_blocks(reach))
+template <typename S, typename A>
+__global__ void __launch_bounds__(kThreads, resident_blocks(A::value, false))
     convolve(const __grid_constant__ Convolution p, const typename S::Type* __restrict__ source,
              const typename S::Type* __restrict__ weight, const typename S::Type* __restrict__ bias,
              typename S::Type* __restrict__ result) {
   if constexpr (!kTensorCores) return;
   using Type = typename S::Type;
+  constexpr bool phases = A::mode == Mode::phases;
+  constexpr int matrices_of_plane = A::kernel_h * A::parts * 32;
   extern __shared__ __align__(16) char shared[];
   const Grid& grid = p.grid;
   const Geometry& g = grid.g;
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  auto* staged = reinterpret_cast<Type*>(shared + g.rest_at);
-  const Feeder<Type> feeder(grid, g.source, source, shared);
-  const auto result_plane = static_cast<std::int64_t>(g.h.result) * g.w.result;
+  const int lane = threadIdx.x % 32, warp = warp_index();
+  const auto warps = static_cast<int>(blockDim.x) / 32;
+  auto* matrices = reinterpret_cast<uint2*>(shared + g.rest_at);
+  auto* biases = reinterpret_cast<float*>(matrices + g.planes * matrices_of_plane);
 
-  const std::int64_t begin = run_begin(g.units, blockIdx.x, gridDim.x);
-  const auto units = static_cast<int>(run_begin(g.units, blockIdx.x + 1, gridDim.x) - begin);
-  Unit next = Unit::at(begin, g.image_blocks, g.bands);
+  const std::int64_t begin = grid.dealer.begin(blockIdx.x);
+  const std::int64_t end = grid.dealer.begin(blockIdx.x + 1);
+  Unit next = grid.dealer.unit(begin);
   Unit unit = next;
-
-  zero_shared(shared, g.source.table_at);
-  feeder.prepare();
+  RunLoader loader(reinterpret_cast<std::uint64_t*>(shared + g.barriers_at), grid.stages, g.images);
+  const auto load = [&](std::int64_t index, int slot) {
+    if (index >= end) return loader.skip();
+    const Runs runs(grid.source, grid.first_plane(next), grid.planes(next), grid.source_rows(next));
+    const int images = grid.images(next);
+    loader.load(slot, [&](int i) {
+      return Run<const Type>{source + (runs.first + i * grid.source.image),
+                             shared + kMarginBytes + slot * g.stage_bytes + i * g.source_run,
+                             i < images ? runs.count : 0};
+    });
+    grid.advance(next);
+  };
   __syncthreads();
+  for (int i = 0; i < grid.stages - 1; ++i)
+    load(begin + i, i);
 
-  std::uint32_t filter[reach][2];
-  float channel_bias = 0;
-  int slot = 0, next_slot = 0, filter_of = -1;
-  Task task;
-  // The first rounds only start copies.
-  for (int index = 1 - p.stages; index < units; ++index) {
-    if (index >= 0) {
-      wait_for_copies(p.stages - 2);
-      __syncthreads();
+  int slot = 0, filters_of = -1;
+  Place<S, A> place;
+  for (std::int64_t index = begin; index < end; ++index) {
+    const int planes = grid.planes(unit), images = grid.images(unit);
+    if (unit.group != filters_of) {
+      filters_of = unit.group;
+      const std::int64_t channel = static_cast<std::int64_t>(unit.group) * g.planes;
+      const int taps = A::kernel_h * p.kernel_w;
+      for (int plane = warp; plane < planes; plane += warps)
+        store_matrices<A>(matrices + plane * matrices_of_plane, p,
+                          weight + (channel + plane) * taps);
+      for (int i = threadIdx.x; i < planes; i += blockDim.x)
+        biases[i] = bias == nullptr ? 0.f : S::widen(bias[channel + i]);
     }
-    if (index + p.stages - 1 < units) {
-      feeder.load(next, next_slot);
-      next.advance(g.image_blocks, g.bands);
-      if (++next_slot == p.stages) next_slot = 0;
-    }
-    commit_copies();
-    if (index < 0) continue;
-    if (g.source.raw > 0) {
-      feeder.place(unit, slot);
-      __syncthreads();
-    }
-
-    const int planes = grid.planes(unit), images = grid.images(unit), rows = grid.rows(unit);
-    const int plane_results = rows * g.w.result;
-    const int batches = (images * g.walks * g.strips + kPositions - 1) / kPositions;
-    const Type* tile = feeder.tile(slot);
-    Type* run = result + grid.first_plane(unit) * result_plane +
-                static_cast<std::int64_t>(unit.band) * g.rows * g.w.result;
-    // An image's results begin anywhere in 16 bytes, and lie likewise in shared memory.
-    const std::int64_t image_results = grid.channels * result_plane;
-    const int run_start = misalignment(run);
-    const int run_step = static_cast<int>(image_results) & (kVector - 1);
-
-    for (int number = warp; number < planes * batches; number += kWarps) {
-      const int plane = batches == 1 ? number : number / batches;
-      const int channel = unit.group * g.planes + plane;
-      if (channel != filter_of) {
-        filter_of = channel;
-        const int taps = g.h.kernel * g.w.kernel;
-        load_filter<reach>(filter, p, weight + static_cast<std::int64_t>(channel) * taps);
-        channel_bias = bias == nullptr ? 0.f : S::widen(bias[channel]);
-      }
-      // The last images may be missing, and with them batches: tasks are numbered with all there.
-      const int first = number - plane * batches;
-      if (task.number != plane * g.batches + first)
-        task.set(grid, plane * g.batches + first, plane, first * kPositions);
-
-      Output<S> out;
-      out.pitch = g.w.result;
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int valid = task.to_image[i] < images ? min(g.walk_rows, rows - task.to_row[i]) : 0;
-        out.rows[i] = task.one[i] ? valid : 0;
-        out.second_rows[i] = task.two[i] ? valid : 0;
-        out.at[i] = staged + task.to[i] + plane * plane_results +
-                    ((run_start + task.to_image[i] * run_step) & (kVector - 1));
-      }
-      const bool valid = task.image < images;
-      const std::uint32_t zeros = shared_address(shared) + lane / 16 * 16;
-      const std::uint32_t address = valid ? shared_address(tile + task.from) : zeros;
-      const int step = valid ? g.source.stage.pitch * static_cast<int>(sizeof(Type)) : 0;
-      if (g.w.result % 2 == 0) {
-        walk<S, reach, true>(address, step, g.walk_rows, filter, channel_bias, out);
-      } else {
-        walk<S, reach, false>(address, step, g.walk_rows, filter, channel_bias, out);
-      }
-    }
+    loader.wait(slot, grid.stages - 2);
+    wait_until_sent();
     __syncthreads();
+    load(index + grid.stages - 1, slot == 0 ? grid.stages - 1 : slot - 1);
 
-    const Share share(g.images);
-    Type* to = run + share.first * image_results;
-    const Type* from = staged + share.first * g.result;
-    for (int image = share.first; image < images; image += share.step) {
-      const int start = misalignment(to);
-      store_share(to - start, from, start, planes * plane_results, share);
-      to += share.step * image_results;
-      from += share.step * g.result;
+    const RowRange source_rows = grid.source_rows(unit);
+    RowRange result_rows = grid.result_rows(unit);
+    const int rows = result_rows.count();
+    const int top = result_rows.first * g.h.stride - g.h.pad - source_rows.first;
+    // Results of the unit's first step, counted from the first that there is.
+    int first_result = 0;
+    if constexpr (phases) {
+      const int first = 2 * result_rows.first - p.pad_h;
+      const int last = min(2 * result_rows.last - p.pad_h, p.result_h);
+      result_rows = {max(first, 0), max(last, 0)};  // the padding may hold a whole band
+      first_result = first - result_rows.first;
     }
-    unit.advance(g.image_blocks, g.bands);
-    if (++slot == p.stages) slot = 0;
+    const std::int64_t first_plane = grid.first_plane(unit);
+    const Runs from(grid.source, first_plane, planes, source_rows);
+    const Runs to(grid.result, first_plane, planes, result_rows);
+    const int run = kMarginBytes + slot * g.stage_bytes;
+    for (int number = warp; number < g.tasks(); number += warps) {
+      const Task task = grid.task(number);
+      const Steps steps = Steps::of<A>(grid, task, top, source_rows.count(), rows);
+      if (task.plane >= planes || task.position >= images * g.strips || steps.results <= 0)
+        continue;
+      place.set(p, task, images);
+      const Image<A::unit, A::windows> image = place.image_in(run, from);
+      const Output<S, A> out = place.output_in(g.results_at, to);
+      // Rows of results of the task: without dilation they follow each other.
+      const int first_row = first_result + A::result_rows * task.row;
+      const int step = A::result_rows * (A::mode == Mode::dense ? g.row_classes : 1);
+      const RowRange of_task{first_row, min(first_row + steps.results * step, result_rows.count())};
+      const uint2* filters = matrices + task.plane * matrices_of_plane;
+      const float start = biases[task.plane];
+      if (!phases && p.grid.result.row % 2 == 0) {
+        walk<S, A, true>(p, image, steps, source_rows.count(), filters, start, out, of_task,
+                         shared);
+      } else {
+        walk<S, A, false>(p, image, steps, source_rows.count(), filters, start, out, of_task,
+                          shared);
+      }
+    }
+    publish();
+    __syncthreads();
+    send_runs<Type>(images, [&](int i) {
+      return Run<Type>{result + (to.first + i * grid.result.image),
+                       shared + g.results_at + i * g.result_run, to.count};
+    });
+    grid.advance(unit);
+    if (++slot == grid.stages) slot = 0;
   }
+  wait_until_sent();
 }
 
 template <typename S>
 using Convolve = void (*)(Convolution, const typename S::Type*, const typename S::Type*,
                           const typename S::Type*, typename S::Type*);
 
-template <typename S, int... reach>
-Convolve<S> convolve_of(int reach_h, std::integer_sequence<int, reach...>) {
-  constexpr Convolve<S> table[] = {convolve<S, reach + 1>...};
-  return table[reach_h - 1];
-}
+template <typename S>
+struct Convolutions {
+  using Kernel = Convolve<S>;
+  template <typename A>
+  static constexpr Kernel of() {
+    return convolve<S, A>;
+  }
+};
 
 template <DType dtype>
 void launch_convolve(const Problem& problem, const Plan& plan, const Tensors& tensors,
                      cudaStream_t stream) {
   using S = Scalar<dtype>;
   using Type = typename S::Type;
-  const bool mirrored = problem.pass == Pass::backward_input;
+  const bool backward = problem.pass == Pass::backward_input;
   const Geometry g = geometry(problem, plan.tiling);
-  const Convolution p{.grid = Grid(g, problem), .stages = plan.tiling.stages, .mirrored = mirrored};
-  const auto kernel = convolve_of<S>(g.reach_h, std::make_integer_sequence<int, kMaxReachH>{});
+  const Axis &h = problem.h, &w = problem.w;
+  const Convolution p{.grid = Grid(g, problem, plan),
+                      .mirrored = backward,
+                      .dilation_w = SmallDivisor(g.w.dilation),
+                      .kernel_w = static_cast<int>(w.kernel),
+                      .result_h = static_cast<int>(backward ? h.input : h.output()),
+                      .pad_h = static_cast<int>(h.pad_before),
+                      .pad_w = static_cast<int>(w.pad_before)};
+  const auto kernel = backward ? choose<Convolutions<S>, Mode::dense, Mode::phases>(g.access)
+                               : choose<Convolutions<S>, Mode::dense, Mode::strided>(g.access);
   allow_shared(kernel, g.shared_bytes);
-  kernel<<<static_cast<unsigned>(plan.blocks), kThreads, g.shared_bytes, stream>>>(
-      p, static_cast<const Type*>(mirrored ? tensors.output : tensors.input),
+  kernel<<<static_cast<unsigned>(plan.blocks), plan.threads, g.shared_bytes, stream>>>(
+      p, static_cast<const Type*>(backward ? tensors.output : tensors.input),
       static_cast<const Type*>(tensors.weight), static_cast<const Type*>(tensors.bias),
-      static_cast<Type*>(mirrored ? tensors.input : tensors.output));
+      static_cast<Type*>(backward ? tensors.input : tensors.output));
   check_launch("toeplitz convolve");
 }
 

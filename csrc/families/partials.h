@@ -19,9 +19,10 @@ struct Partials {
   std::int64_t channels = 1;
   int planes = 1;
   int taps = 1;
+  bool whole = false;         // runs have all units of a group: no partial sums at all
   std::int64_t segments = 0;  // groups that a run can meet
 
-  constexpr std::int64_t bytes() const { return blocks * segments * planes * taps * 4; }
+  constexpr std::int64_t bytes() const { return whole ? 0 : blocks * segments * planes * taps * 4; }
 
   constexpr std::int64_t groups() const { return units / units_per_group; }
 

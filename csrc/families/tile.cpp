@@ -14,6 +14,7 @@ using namespace tile;
 // What an H100 gets through, for the choice among tilings and among families.
 constexpr double kBytesPerUs = 2.95e6;       // a large copy moves 3.0e6
 constexpr double kLaunchUs = 3.5;            // an empty kernel
+constexpr double kSumUs = 3;                 // the kernel that adds the partial sums
 constexpr double kIssuePerUs = 4 * 1.6e3;    // warp instructions of a multiprocessor
 constexpr double kBytesInFlight = 24 << 10;  // of a multiprocessor, to keep the memory busy
 constexpr double kWarps = 22;                // of a multiprocessor, to keep its issue slots busy
@@ -44,12 +45,12 @@ double tile_instructions(const Problem& problem, const Geometry& g) {
 }
 
 double estimate(const Problem& problem, const Arch& arch, const Geometry& g, const Tiling& tiling,
-                int resident) {
+                const Deal& deal) {
   const bool weight = problem.pass == Pass::backward_weight;
   const auto bytes = static_cast<double>(size_of(problem.dtype));
   const auto units = static_cast<double>(g.units);
-  const double blocks = std::min(units, static_cast<double>(resident) * arch.multiprocessors);
-  const double runs = std::ceil(units / blocks);  // of the busiest block
+  const auto blocks = static_cast<double>(deal.blocks);
+  const auto runs = static_cast<double>(deal.longest);
   const double warps = tiling.threads / 32;
   const double on_one = std::ceil(blocks / arch.multiprocessors);
 
@@ -73,17 +74,17 @@ double estimate(const Problem& problem, const Arch& arch, const Geometry& g, con
   const double ends = std::min(blocks, units) * loaded / rate + unit_us;
   double us = kLaunchUs + std::max(memory, compute) + 0.1 * std::min(memory, compute) + 0.5 * ends;
   // Partial sums are written, and read back from the L2.
-  if (weight) {
-    const Partials partials = partials_of(problem, g, static_cast<std::int64_t>(blocks));
-    us += static_cast<double>(partials.bytes()) / rate;
+  if (weight && !deal.whole_groups) {
+    const Partials partials = partials_of(problem, g, deal.blocks, false);
+    us += kSumUs + static_cast<double>(partials.bytes()) / rate;
   }
   return us;
 }
 
 struct Candidate {
   Tiling tiling;
-  int resident = 0;
-  double us = 0;
+  Deal deal;
+  double us = -1;
 };
 
 // Tile heights to choose from; where geometry() knows the height, there is one.
@@ -94,7 +95,7 @@ std::vector<int> heights_of(const Problem& problem, const Geometry& g) {
   return heights[0] == heights[1] ? std::vector{heights[0]} : std::vector{heights[0], heights[1]};
 }
 
-// The tiling with the lowest estimate; resident = 0 where none fits.
+// The tiling with the lowest estimate; us < 0 where none fits.
 Candidate search(const Problem& problem, const Arch& arch) {
   Candidate best;
   const auto consider = [&](const Tiling& tiling) {
@@ -105,8 +106,15 @@ Candidate search(const Problem& problem, const Arch& arch) {
                            : resident_blocks(g.access, g.tile_rows, g.filter_rows, g.w.kernel);
     const int resident =
         std::min(blocks * kMaxThreads / tiling.threads, blocks_that_fit(arch, g.shared_bytes));
-    const double us = estimate(problem, arch, g, tiling, resident);
-    if (best.resident == 0 || us < best.us) best = {tiling, resident, us};
+    const std::int64_t per_group = static_cast<std::int64_t>(g.image_blocks) * g.bands;
+    for (const bool whole_groups : {false, true}) {
+      if (whole_groups && problem.pass != Pass::backward_weight) continue;
+      const Deal dealt =
+          deal(g.groups, per_group, static_cast<std::int64_t>(resident) * arch.multiprocessors,
+               whole_groups);
+      const double us = estimate(problem, arch, g, tiling, dealt);
+      if (best.us < 0 || us < best.us) best = {tiling, dealt, us};
+    }
     return true;
   };
   // Whole planes: channels of one image, or all channels of several. A plane of a tiny image is a
@@ -141,7 +149,9 @@ Candidate search(const Problem& problem, const Arch& arch) {
   };
   const Geometry one = geometry(problem, {});
   for (const int tile_rows : heights_of(problem, one)) {
-    for (const int threads : {32, 64, 96, 128, 192, 224, 256}) {
+    // Units of one to three warps wait too often: N128 C960 7x7 k3 float32 took 30 us forward and
+    // 43 for its weight gradient in blocks of 64, and 26 and 37 in larger ones.
+    for (const int threads : {128, 192, 224, 256}) {
       for (const int stages : {2, 3}) {
         const Tiling tiling{
             .rows = one.h.result, .stages = stages, .threads = threads, .tile_rows = tile_rows};
@@ -183,19 +193,17 @@ bool spreads_nonfinite(const Problem& problem) { return problem.pass == Pass::ba
 Answer plan_launch(const Kernel& kernel, const Problem& problem, const Arch& arch) {
   if (auto reason = refuse(problem)) return *std::move(reason);
   const Candidate best = search(problem, arch);
-  if (best.resident == 0) return "its rows do not fit the shared memory of the device";
-  const Geometry g = geometry(problem, best.tiling);
+  if (best.us < 0) return "its rows do not fit the shared memory of the device";
   Plan plan;
   plan.kernel = &kernel;
   plan.threads = best.tiling.threads;
   plan.tiling = best.tiling;
-  plan.blocks = std::min<std::int64_t>(
-      g.units, static_cast<std::int64_t>(best.resident) * arch.multiprocessors);
+  plan.blocks = best.deal.blocks;
   plan.estimate_us = best.us;
-  if (problem.pass == Pass::backward_weight) {
-    const Partials partials = partials_of(problem, g, plan.blocks);
+  if (problem.pass == Pass::backward_weight && !best.deal.whole_groups) {
     plan.slices = plan.blocks;
-    plan.workspace_bytes = partials.bytes();
+    plan.workspace_bytes =
+        partials_of(problem, geometry(problem, best.tiling), plan.blocks, false).bytes();
   }
   return plan;
 }

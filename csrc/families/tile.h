@@ -5,7 +5,7 @@
 #include <iterator>
 
 #include "partials.h"
-#include "stage.h"
+#include "unit.h"
 
 namespace dwconv::tile {
 
@@ -37,6 +37,9 @@ struct Fixed {
   static constexpr int pad = pad_;
   static constexpr int columns = value.columns();
 };
+
+// Zeros in shared memory, as many as a wide tile reads of a row.
+inline constexpr int kZeroBytes = 96;
 
 // The widths and paddings for which kernels with units of 2 and 4 are compiled: same, valid and
 // full. In 16 bits the toeplitz family takes those up to 9.
@@ -104,12 +107,13 @@ struct Geometry {
   int roles = 1;        // backward_weight: groups of threads, each with its filter rows
   int round = 1;        // items that the threads of a role take at a time; 0: they cannot
   // Shared memory, in bytes: stages of a source run and perhaps a run of the output gradient, then
-  // filters and results, or sums; barriers last.
+  // filters and results, or sums; barriers, and zeros that stand for a row outside the image.
   int grad_at = 0;  // in a stage
   int stage_bytes = 0;
   int rest_at = 0;
   int results_at = 0;
   int barriers_at = 0;
+  int zeros_at = 0;
   int shared_bytes = 0;
   std::int64_t units = 0;
 
@@ -123,13 +127,15 @@ constexpr bool by_phases(const Problem& problem) {
 
 Geometry geometry(const Problem& problem, const Tiling& tiling);
 
-constexpr Partials partials_of(const Problem& problem, const Geometry& g, std::int64_t blocks) {
+constexpr Partials partials_of(const Problem& problem, const Geometry& g, std::int64_t blocks,
+                               bool whole_groups) {
   return with_segments({.units = g.units,
                         .units_per_group = static_cast<std::int64_t>(g.image_blocks) * g.bands,
                         .blocks = blocks,
                         .channels = problem.channels,
                         .planes = g.channels,
-                        .taps = static_cast<int>(problem.taps())});
+                        .taps = static_cast<int>(problem.taps()),
+                        .whole = whole_groups});
 }
 
 }  // namespace dwconv::tile

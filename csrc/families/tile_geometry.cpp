@@ -9,11 +9,6 @@ constexpr int capped(std::int64_t count) {
   return static_cast<int>(std::min(count, kTooMuch));
 }
 
-// What a run takes in shared memory: the 16 bytes around either end come along.
-constexpr int run_bytes(std::int64_t elements, int element_bytes) {
-  return capped((elements * element_bytes + 15) / 16 * 16 + 16);
-}
-
 Access access_of(const Window& h, const Window& w, const Problem& problem) {
   if (w.stride > 1) return {Mode::strided};
   if (w.dilation > 1 || h.dilation > 1) return {Mode::dilated};
@@ -99,7 +94,8 @@ Geometry geometry(const Problem& problem, const Tiling& tiling) {
     const int steps_run = run_bytes(elements(2 * g.rows, problem.w.input), bytes);
     g.barriers_at = g.results_at + (by_phases(problem) ? steps_run : result_run);
   }
-  g.shared_bytes = g.barriers_at + 8 * tiling.stages;
+  g.zeros_at = g.barriers_at + round_up(8 * tiling.stages, 16);
+  g.shared_bytes = g.zeros_at + kZeroBytes;
   return g;
 }
 

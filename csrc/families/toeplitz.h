@@ -2,99 +2,138 @@
 // of the image by 16 x 8: the Toeplitz matrix of one filter row. Shared by its planner and its
 // kernels.
 //
-// A strip is 8 neighbouring results of a row; it reads a window of 16 columns at most. A walk is a
-// run of rows that a warp goes down one by one. A position is one strip of one walk of one image: a
-// warp takes 16 of a channel at a time.
+// A strip is 8 neighbouring results of a row; it reads a window of 16 or 32 columns. A position is
+// one strip of one image: a warp takes 16 of a channel at a time, and walks down their rows (those
+// of one class modulo the dilation) together.
 #pragma once
 
 #include "partials.h"
-#include "stage.h"
+#include "unit.h"
 
 namespace dwconv::toeplitz {
 
 inline constexpr int kThreads = 128;
 inline constexpr int kWarps = kThreads / 32;
-
 inline constexpr int kPositions = 16;
 inline constexpr int kColumns = 8;
 inline constexpr int kWindow = 16;
-inline constexpr int kVector = 8;      // elements in 16 bytes
-inline constexpr int kZeroBytes = 32;  // at the start of shared memory: what idle positions read
+inline constexpr int kMaxParts = 2;  // of a window
+inline constexpr int kMaxKernelH = 11;
 
-// What a filter may span, dilation included: in width the window holds it, in height registers do.
-inline constexpr int kMaxReachW = kWindow - kColumns + 1;
-inline constexpr int kMaxReachH = 11;
+// How rows of the source and of results go together. dense: one row each, a step apart by the
+// dilation; strided: two rows of the source for one of results; phases (input gradient with stride
+// 2): one row of the source for two of results, and one column for two.
+enum class Mode : std::uint8_t { dense, strided, phases };
 
-// Rows whose pieces would be narrower than this come in as whole runs, and are laid out from there.
-// Copies from global memory take 4 bytes at least.
-inline constexpr int kNarrowestChunk = 2;
+// What a kernel is compiled for. unit: elements that a lane reads at a time, which needs rows that
+// are multiples of it. parts: 16 columns each of a window; with phases, of the window there is one,
+// and parts are the two phases of columns.
+struct Access {
+  Mode mode = Mode::dense;
+  int kernel_h = 1;
+  int parts = 1;
+  int unit = 1;
 
-// Pieces that go straight to their places: a lane moves this many before it looks at the next; they
-// lie 32 apart. Pieces of a whole run are 8 columns, or two accesses, wide.
-inline constexpr int kLanePieces = 4;
-inline constexpr int kBlockPieces = 32 * kLanePieces;
-inline constexpr int kRunAlign = 4;
-inline constexpr int kRunPiece = 2 * kRunAlign;
-
-// Filter rows of a weight gradient that a warp sums at a time, and the pitch of the 16 x 8 products
-// of one: 9 keeps the diagonals in different banks.
-inline constexpr int kSumRows = 3;
-inline constexpr int kSumPitch = kColumns + 1;
-
-// Blocks of a multiprocessor that a kernel's registers allow: 4 sums for each filter row, and 2
-// registers of the filter or of the output gradient.
-constexpr int resident_blocks(int reach_h) {
-  return reach_h <= 4 ? 6 : reach_h <= 6 ? 5 : reach_h <= 10 ? 4 : 3;
-}
-
-// How a tensor's share of a unit gets into shared memory. Pieces, of `stage.chunk` elements or of
-// kRunPiece, follow each other through an image's rows and planes; a table says where each goes.
-struct Feed {
-  Stage stage;
-  int image = 0;  // from one image of the unit to the next
-  int raw = 0;    // elements of an image that comes in as a whole run; 0: pieces go to their places
-  int pieces = 0;  // of a plane
-  int row_pieces = 0;
-  std::int64_t plane_elements = 0;  // in global memory
-  std::int64_t image_elements = 0;  // of all channels
-  int at = 0;                       // bytes of shared memory before the tiles and runs
-  int table_at = 0;
+  // Rows of results under way at a time.
+  constexpr int ring() const { return mode == Mode::dense ? kernel_h : (kernel_h + 1) / 2; }
+  constexpr int windows() const { return mode == Mode::phases ? 1 : parts; }
+  constexpr int source_rows() const { return mode == Mode::strided ? 2 : 1; }  // of a step
+  constexpr int result_rows() const { return mode == Mode::phases ? 2 : 1; }
 };
 
+// An access as a type.
+template <Mode mode_, int kernel_h_, int parts_, int unit_>
+struct Fixed {
+  static constexpr Access value{mode_, kernel_h_, parts_, unit_};
+  static constexpr Mode mode = mode_;
+  static constexpr int kernel_h = kernel_h_;
+  static constexpr int parts = parts_;
+  static constexpr int unit = unit_;
+  static constexpr int ring = value.ring();
+  static constexpr int windows = value.windows();
+  static constexpr int source_rows = value.source_rows();
+  static constexpr int result_rows = value.result_rows();
+};
+
+// Bytes before the first run and after all else that lanes may read beside an image; they never
+// count.
+inline constexpr int kMarginBytes = 128;
+
+// The pitch of the 16 x 8 products of a weight gradient's filter row: it keeps the diagonals in
+// different banks.
+inline constexpr int kSumPitch = kColumns + 1;
+
+// Blocks of kThreads on a multiprocessor that a kernel's registers allow. `weight`: rows of the
+// output gradient stay, and filters do not; more places are kept.
+constexpr int resident_blocks(const Access& a, bool weight) {
+  const int operands = weight ? 2 * a.ring() : 2 * a.kernel_h * a.parts;
+  const int sums = weight ? 4 * a.kernel_h * a.parts
+                          : 4 * a.ring() * a.result_rows() * (a.mode == Mode::phases ? 2 : 1);
+  const int windows = 8 * a.windows() * a.source_rows();
+  const int rest = weight ? 66 : a.mode == Mode::strided ? 58 : 36;
+  const int registers = operands + sums + windows + rest;
+  return registers <= 72    ? 7
+         : registers <= 96  ? 5
+         : registers <= 120 ? 4
+         : registers <= 160 ? 3
+                            : 2;
+}
+
+// Steps of a weight gradient that the tensor cores add up before the sums go to others in float32:
+// they cut what does not fit a sum's 24 bits, always towards zero, which adds up. Without a limit
+// the gradient of N3 C8 9473x9473 k3 float16, some 30,000 steps in a row, missed its bound.
+inline constexpr int kMostSteps = 512;
+
 // Everything that follows from a problem and its tiling. A unit is some channels of some images, or
-// a band of rows of one channel.
+// a band of rows of one channel. With phases, results are steps: two rows or columns each.
 struct Geometry {
   Window h, w;
-  int reach_h = 1, reach_w = 1;  // of a filter
-  int planes = 1;                // of an image of a unit
-  int groups = 1;                // of planes
-  int images = 1;                // of a unit
+  Access access;
+  int planes = 1;  // of an image of a unit
+  int groups = 1;  // of planes
+  int images = 1;  // of a unit
   int image_blocks = 1;
   int rows = 1;  // results of a unit along h
   int bands = 1;
   int strips = 1;
-  int walks = 1;      // of a band
-  int walk_rows = 1;  // of a walk; at least reach_h
-  int batches = 1;    // of kPositions, of a channel of a unit
-  int shift = 0;      // columns of a window before the first that its strip reads
-  Feed source;
-  Feed grad;        // backward_weight: the output gradient
-  int result = 0;   // elements of an image's results in shared memory; backward_weight: 0
-  int rest_at = 0;  // bytes of shared memory before results or sums
+  int row_classes = 1;  // rows modulo the dilation
+  int walks = 1;        // that a class is cut into, so that all warps have work
+  int walk_rows = 1;    // of a walk
+  int batches = 1;      // of kPositions, of a channel of a unit
+  int shift = 0;        // columns of a window before the first that its strip reads
+  // Shared memory, in bytes: a margin; stages of an image's source runs and perhaps its runs of the
+  // output gradient; then filters and results, or sums; barriers last.
+  int source_run = 0;  // of an image
+  int result_run = 0;
+  int stage_bytes = 0;
+  int rest_at = 0;
+  int results_at = 0;
+  int barriers_at = 0;
   int shared_bytes = 0;
   std::int64_t units = 0;
+
+  constexpr bool whole() const { return bands == 1; }
+  constexpr int source_column(int strip) const {
+    return strip * kColumns * w.stride - w.pad - shift;
+  }
+  // Pieces of work of a unit, one for a warp at a time.
+  constexpr int tasks() const { return planes * row_classes * walks * batches; }
+  // Steps of a walk: its first result is not whole before `ring` steps.
+  constexpr int steps() const { return walk_rows + access.ring() - 1; }
 };
 
 Geometry geometry(const Problem& problem, const Tiling& tiling);
 
 // Of a weight gradient.
-constexpr Partials partials_of(const Problem& problem, const Geometry& g, std::int64_t blocks) {
+constexpr Partials partials_of(const Problem& problem, const Geometry& g, std::int64_t blocks,
+                               bool whole_groups) {
   return with_segments({.units = g.units,
                         .units_per_group = static_cast<std::int64_t>(g.image_blocks) * g.bands,
                         .blocks = blocks,
                         .channels = problem.channels,
                         .planes = g.planes,
-                        .taps = static_cast<int>(problem.taps())});
+                        .taps = static_cast<int>(problem.taps()),
+                        .whole = whole_groups});
 }
 
 }  // namespace dwconv::toeplitz

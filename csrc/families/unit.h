@@ -1,5 +1,5 @@
-// How a tensor's share of one unit of work lies in shared memory: rows with zeros around them, so
-// that no kernel tests bounds per tap. Shared by planners and kernels; all numbers are elements.
+// What planners and kernels of the families that work on units in shared memory agree on: how an
+// axis is read, what a unit takes, how units are dealt out.
 #pragma once
 
 #include <algorithm>
@@ -57,28 +57,14 @@ constexpr bool padding_holds_results(const Problem& problem) {
   return holds(problem.h) || holds(problem.w);
 }
 
-struct Stage {
-  int height = 0;  // of an image
-  int width = 0;
-  int rows = 0;       // loaded of each plane
-  int first_row = 0;  // the first of them in band 0, as an image row; rows outside become zeros
-  int top = 0;        // the shared row that it goes to
-  int left = 0;       // the shared column of image column 0
-  int pitch = 0;      // from one row to the next
-  int plane = 0;      // from one plane to the next
-  int chunk = 1;      // in one copy
-  int elements = 0;   // of all planes
-};
-
 constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 constexpr int round_up(int a, int multiple) { return ceil_div(a, multiple) * multiple; }
 
-// Widest copy, in elements, of rows that are `width` long and start at any multiple of it.
-constexpr int widest_chunk(int width, int element_bytes) {
-  int chunk = 16 / element_bytes;
-  while (width % chunk != 0)
-    chunk /= 2;
-  return chunk;
+// What a run of elements takes in shared memory, in bytes: the 16 bytes around either end come
+// along. More than any device has counts as so much more, so that sums of a few still fit 32 bits.
+constexpr int run_bytes(std::int64_t elements, int element_bytes) {
+  constexpr std::int64_t kTooMuch = 1 << 22;
+  return static_cast<int>(std::min((elements * element_bytes + 15) / 16 * 16 + 16, kTooMuch));
 }
 
 // The shared memory that a block may use, and that blocks of one multiprocessor share (each takes
@@ -102,6 +88,21 @@ constexpr int shared_per_multiprocessor(const Arch& arch) {
 }
 constexpr int shared_per_block(const Arch& arch) {
   return shared_per_multiprocessor(arch) - (arch.compute_capability == 75 ? 0 : kSharedReserve);
+}
+
+// How units, `per_group` for each group of channels, are dealt out to blocks of which `resident`
+// run at a time: equal runs, no shorter than the longest has to be. With whole groups a block has
+// all of a channel's units.
+struct Deal {
+  std::int64_t blocks = 1;
+  std::int64_t longest = 1;  // units of a block
+  bool whole_groups = false;
+};
+constexpr Deal deal(std::int64_t groups, std::int64_t per_group, std::int64_t resident,
+                    bool whole_groups) {
+  const std::int64_t pieces = whole_groups ? groups : groups * per_group;
+  const std::int64_t longest = (pieces + resident - 1) / resident;
+  return {(pieces + longest - 1) / longest, longest * (whole_groups ? per_group : 1), whole_groups};
 }
 
 // Blocks of one multiprocessor that fit its shared memory.
