@@ -48,8 +48,8 @@ double estimate(const Problem& problem, const Arch& arch, const Geometry& g, con
                 const Deal& deal) {
   const bool weight = problem.pass == Pass::backward_weight;
   const auto bytes = static_cast<double>(size_of(problem.dtype));
-  const auto units = static_cast<double>(g.units);
-  const auto blocks = static_cast<double>(deal.blocks);
+  const double units = std::max<double>(g.units, 1);
+  const double blocks = std::max<double>(deal.blocks, 1);
   const auto runs = static_cast<double>(deal.longest);
   const double warps = tiling.threads / 32;
   const double on_one = std::ceil(blocks / arch.multiprocessors);

@@ -41,8 +41,8 @@ double step_instructions(const Problem& problem, const Geometry& g) {
 double estimate(const Problem& problem, const Arch& arch, const Geometry& g, const Tiling& tiling,
                 const Deal& deal) {
   const bool weight = problem.pass == Pass::backward_weight;
-  const auto units = static_cast<double>(g.units);
-  const auto blocks = static_cast<double>(deal.blocks);
+  const double units = std::max<double>(g.units, 1);
+  const double blocks = std::max<double>(deal.blocks, 1);
   const auto most = static_cast<double>(deal.longest);
   const double resident_now = std::ceil(blocks / arch.multiprocessors);
   const int warps = tiling.threads / 32;

@@ -67,9 +67,9 @@ constexpr int run_bytes(std::int64_t elements, int element_bytes) {
   return static_cast<int>(std::min((elements * element_bytes + 15) / 16 * 16 + 16, kTooMuch));
 }
 
-// The shared memory that a block may use, and that blocks of one multiprocessor share (each takes
-// kSharedReserve more). CUDA programming guide, technical specifications by compute capability.
-inline constexpr int kSharedReserve = 1024;
+// The shared memory that a block may use, and that blocks of one multiprocessor share (from sm_80
+// on each takes some more). CUDA programming guide, technical specifications by compute capability.
+constexpr int shared_reserve(const Arch& arch) { return arch.compute_capability < 80 ? 0 : 1024; }
 constexpr int shared_per_multiprocessor(const Arch& arch) {
   switch (arch.compute_capability) {
     case 75:
@@ -87,7 +87,7 @@ constexpr int shared_per_multiprocessor(const Arch& arch) {
   }
 }
 constexpr int shared_per_block(const Arch& arch) {
-  return shared_per_multiprocessor(arch) - (arch.compute_capability == 75 ? 0 : kSharedReserve);
+  return shared_per_multiprocessor(arch) - shared_reserve(arch);
 }
 
 // How units, `per_group` for each group of channels, are dealt out to blocks of which `resident`
@@ -100,14 +100,15 @@ struct Deal {
 };
 constexpr Deal deal(std::int64_t groups, std::int64_t per_group, std::int64_t resident,
                     bool whole_groups) {
-  const std::int64_t pieces = whole_groups ? groups : groups * per_group;
-  const std::int64_t longest = (pieces + resident - 1) / resident;
+  const std::int64_t units = groups * per_group;  // none for a batch of none
+  const std::int64_t pieces = whole_groups ? std::min(groups, units) : units;
+  const std::int64_t longest = std::max<std::int64_t>((pieces + resident - 1) / resident, 1);
   return {(pieces + longest - 1) / longest, longest * (whole_groups ? per_group : 1), whole_groups};
 }
 
 // Blocks of one multiprocessor that fit its shared memory.
 constexpr int blocks_that_fit(const Arch& arch, int shared_bytes) {
-  return shared_per_multiprocessor(arch) / (shared_bytes + kSharedReserve);
+  return shared_per_multiprocessor(arch) / (shared_bytes + shared_reserve(arch));
 }
 
 }  // namespace dwconv
