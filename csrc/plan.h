@@ -56,6 +56,7 @@ struct Plan {
   int threads = 0;
   std::int64_t slices = 1;           // partial sums per weight (backward_weight)
   std::int64_t workspace_bytes = 0;  // for those partial sums
+  bool whole_groups = false;         // a block has all of its channels' sums: nothing to add
   Tiling tiling;
   double estimate_us = 0;  // what the family expects to take, in microseconds
 };

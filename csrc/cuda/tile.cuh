@@ -32,14 +32,7 @@ __device__ inline void add_taps(float (&sums)[tile_rows][A::columns],
       taps[i][j] = weight[i * kernel_w + j];
 #pragma unroll
   for (int r = 0; r < (tile_rows - 1) * stride + filter_rows; ++r) {
-    // Narrow tiles have a warp on few rows, of which many may be outside: they are skipped.
-    const bool there = rows.holds(row);
-    if (A::unit > 1 || there) {
-      if constexpr (A::unit > 1) {
-        elements.load_or_zeros(r, at, there, zeros);
-      } else {
-        elements.load(r, at);
-      }
+    if (elements.load(r, at, rows.holds(row), zeros)) {
 #pragma unroll
       for (int i = 0; i < filter_rows; ++i) {
         if (r < i || (r - i) % stride != 0 || (r - i) / stride >= tile_rows) continue;
@@ -104,7 +97,7 @@ __global__ void __launch_bounds__(kMaxThreads, resident_blocks(A::value, tile_ro
     const RowRange rows = grid.source_rows(unit);
     const Type* run = stage + misalignment(grid.source_run(source, unit, rows));
     const int source_plane = rows.count() * g.w.source;
-    const int valid_rows = grid.rows(unit);
+    const int valid_rows = grid.result_rows(unit).count();
     const int result_plane = valid_rows * g.w.result;
     Type* out = grid.result_run(result, unit);
     Type* staged_out = staged + misalignment(out);

@@ -57,7 +57,7 @@ __global__ void __launch_bounds__(kMaxThreads, kStepBlocks)
     const int source_plane = rows.count() * g.w.source;
     // The result rows of the band.
     const int first_step = unit.band * g.rows;
-    const int valid_steps = grid.rows(unit);
+    const int valid_steps = grid.result_rows(unit).count();
     const int first_row = max(2 * first_step - p.pad_h, 0);
     const int last_row = min(2 * (first_step + valid_steps) - p.pad_h, p.result_h);
     const int result_plane = (last_row - first_row) * p.result_w;

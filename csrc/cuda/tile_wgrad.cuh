@@ -81,7 +81,7 @@ __global__ void __launch_bounds__(kMaxThreads,
       return i == 0 ? Run<const Type>{grid.source_run(input, unit, rows), stage,
                                       planes * rows.count() * g.w.source}
                     : Run<const Type>{grid.result_run(grad_output, unit), stage + g.grad_at,
-                                      planes * grid.rows(unit) * g.w.result};
+                                      planes * grid.result_rows(unit).count() * g.w.result};
     });
   };
   const int role = static_cast<int>(threadIdx.x) / g.round;
@@ -101,7 +101,7 @@ __global__ void __launch_bounds__(kMaxThreads,
     const Type* grad_run = reinterpret_cast<const Type*>(stage + g.grad_at) +
                            misalignment(grid.result_run(grad_output, unit));
     const int source_plane = rows.count() * g.w.source;
-    const int valid_rows = grid.rows(unit);
+    const int valid_rows = grid.result_rows(unit).count();
     for (int i = first_item; i < planes * g.plane_items; i += g.round) {
       const Item item = i == first ? item_of_thread : item_at(grid, i);
       if (item.row >= valid_rows) continue;
@@ -128,13 +128,7 @@ __global__ void __launch_bounds__(kMaxThreads,
 #pragma unroll
       for (int r = 0; r < (tile_rows - 1) * stride + filter_rows; ++r) {
         // Rows past the last one loaded belong to taps or results that do not exist.
-        const bool there = rows.holds(row);
-        if (A::unit > 1 || there) {
-          if constexpr (A::unit > 1) {
-            elements.load_or_zeros(r, at, there, zeros);
-          } else {
-            elements.load(r, at);
-          }
+        if (elements.load(r, at, rows.holds(row), zeros)) {
 #pragma unroll
           for (int a = 0; a < filter_rows; ++a) {
             if (r < a || (r - a) % stride != 0 || (r - a) / stride >= tile_rows) continue;
@@ -199,7 +193,7 @@ void launch_sum_units(const Problem& problem, const Plan& plan, const Tensors& t
   using Type = typename S::Type;
   const Geometry g = geometry(problem, plan.tiling);
   const WeightGradient p{Grid(g, problem, plan),
-                         partials_of(problem, g, plan.blocks, plan.slices == 1)};
+                         partials_of(problem, g, plan.blocks, plan.whole_groups)};
   const auto kernel = choose<SumKernels<S>, dtype>(g);
   allow_shared(kernel, g.shared_bytes);
   auto* partial = static_cast<float*>(tensors.workspace);

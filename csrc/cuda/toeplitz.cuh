@@ -43,8 +43,8 @@ template <typename S, typename A>
 class Place {
  public:
   __device__ void set(const Convolution& p, const Task& task, int images) {
-    if (task.plane == plane_ && task.position == position_ && images == images_) return;
-    plane_ = task.plane;
+    if (task.channel == channel_ && task.position == position_ && images == images_) return;
+    channel_ = task.channel;
     position_ = task.position;
     images_ = images;
     constexpr bool phases = A::mode == Mode::phases;
@@ -58,42 +58,40 @@ class Place {
       const bool there = index < positions;
       const Position at = grid.position(there ? index : 0);
       const int column = g.source_column(at.strip);
-      image_.set_columns(i, column, min(g.w.source, column + g.shift + g.w.reach(kColumns)));
-      image_.at[i] = at.image * g.source_run +
-                     2 * (task.plane * static_cast<int>(grid.source.plane) + column + lane % 4 * 2);
+      image_.set_columns(i, column, g.last_column(at.strip));
+      image_.at[i] =
+          at.image * g.source_run +
+          2 * (task.channel * static_cast<int>(grid.source.plane) + column + lane % 4 * 2);
       const int first =
           (at.strip * kColumns + lane % 4 * 2) * (columns / 2) - (phases ? p.pad_w : 0);
 #pragma unroll
       for (int c = 0; c < columns; ++c)
         out_.has[i][c] =
             there && static_cast<unsigned>(first + c) < static_cast<unsigned>(grid.result.row);
-      out_.at[i] =
-          at.image * g.result_run + 2 * (task.plane * static_cast<int>(grid.result.plane) + first);
-      source_[i] = at.image * static_cast<int>(grid.source.image);
-      result_[i] = at.image * static_cast<int>(grid.result.image);
+      out_.at[i] = at.image * g.result_run +
+                   2 * (task.channel * static_cast<int>(grid.result.plane) + first);
+      source_[i] = static_cast<std::uint8_t>(at.image * grid.source.image);
+      result_[i] = static_cast<std::uint8_t>(at.image * grid.result.image);
     }
   }
   // With the runs of a unit that begin at `at` in shared memory.
   __device__ Image<A::unit, A::windows> image_in(int at, const Runs& runs) const {
     auto image = image_;
-#pragma unroll
-    for (int i = 0; i < 2; ++i)
-      image.at[i] += at + runs.lead(source_[i]);
+    runs.move(image.at, at, source_);
     return image;
   }
   __device__ Output<S, A> output_in(int at, const Runs& runs) const {
     auto out = out_;
-#pragma unroll
-    for (int i = 0; i < 2; ++i)
-      out.at[i] += at + runs.lead(result_[i]);
+    runs.move(out.at, at, result_);
     return out;
   }
 
  private:
-  int plane_ = -1, position_ = -1, images_ = -1;
+  int channel_ = -1, position_ = -1, images_ = -1;
   Image<A::unit, A::windows> image_;
   Output<S, A> out_;
-  int source_[2], result_[2];  // elements from the first image to the position's
+  // Elements from the first image to the position's: see Runs::lead.
+  std::uint8_t source_[2], result_[2];
 };
 
 template <int tiles>
@@ -132,7 +130,7 @@ __device__ inline void walk(const Convolution& p, const Image<A::unit, A::window
     for (auto& row : results)
       set(row, start);
 
-  const int dilation = A::mode == Mode::dense ? p.grid.g.h.dilation : 1;
+  const int dilation = p.grid.g.h.dilation;  // 1 but in dense mode
   const int pitch = p.grid.g.w.source * 2;
   int source_row = steps.row + steps.first * A::source_rows * dilation;
   typename Image<A::unit, A::windows>::Words words[A::source_rows];
@@ -214,53 +212,39 @@ __global__ void __launch_bounds__(kThreads, resident_blocks(A::value, false))
   if constexpr (!kTensorCores) return;
   using Type = typename S::Type;
   constexpr bool phases = A::mode == Mode::phases;
-  constexpr int matrices_of_plane = A::kernel_h * A::parts * 32;
+  constexpr int matrices_of_channel = A::kernel_h * A::parts * 32;
   extern __shared__ __align__(16) char shared[];
   const Grid& grid = p.grid;
   const Geometry& g = grid.g;
-  const int lane = threadIdx.x % 32, warp = warp_index();
-  const auto warps = static_cast<int>(blockDim.x) / 32;
+  const int warp = warp_index();
   auto* matrices = reinterpret_cast<uint2*>(shared + g.rest_at);
-  auto* biases = reinterpret_cast<float*>(matrices + g.planes * matrices_of_plane);
+  auto* biases = reinterpret_cast<float*>(matrices + g.channels * matrices_of_channel);
 
-  const std::int64_t begin = grid.dealer.begin(blockIdx.x);
-  const std::int64_t end = grid.dealer.begin(blockIdx.x + 1);
-  Unit next = grid.dealer.unit(begin);
-  Unit unit = next;
-  RunLoader loader(reinterpret_cast<std::uint64_t*>(shared + g.barriers_at), grid.stages, g.images);
-  const auto load = [&](std::int64_t index, int slot) {
-    if (index >= end) return loader.skip();
-    const Runs runs(grid.source, grid.first_plane(next), grid.planes(next), grid.source_rows(next));
-    const int images = grid.images(next);
+  const auto load = [&](RunLoader& loader, int slot, char* stage, const Unit& unit) {
+    const Runs runs(grid.source, grid.first_plane(unit), grid.channels_of(unit),
+                    grid.source_rows(unit));
+    const int images = grid.images_of(unit);
     loader.load(slot, [&](int i) {
       return Run<const Type>{source + (runs.first + i * grid.source.image),
-                             shared + kMarginBytes + slot * g.stage_bytes + i * g.source_run,
-                             i < images ? runs.count : 0};
+                             stage + i * g.source_run, i < images ? runs.count : 0};
     });
-    grid.advance(next);
   };
-  __syncthreads();
-  for (int i = 0; i < grid.stages - 1; ++i)
-    load(begin + i, i);
-
-  int slot = 0, filters_of = -1;
+  int filters_of = -1;
   Place<S, A> place;
-  for (std::int64_t index = begin; index < end; ++index) {
-    const int planes = grid.planes(unit), images = grid.images(unit);
+  for (Pipeline pipeline(grid, shared, g.images, load); pipeline.more(); pipeline.advance()) {
+    const Unit& unit = pipeline.unit();
+    const int channels = grid.channels_of(unit), images = grid.images_of(unit);
     if (unit.group != filters_of) {
       filters_of = unit.group;
-      const std::int64_t channel = static_cast<std::int64_t>(unit.group) * g.planes;
+      const std::int64_t channel = grid.first_channel(unit);
       const int taps = A::kernel_h * p.kernel_w;
-      for (int plane = warp; plane < planes; plane += warps)
-        store_matrices<A>(matrices + plane * matrices_of_plane, p,
-                          weight + (channel + plane) * taps);
-      for (int i = threadIdx.x; i < planes; i += blockDim.x)
+      for (int i = warp; i < channels; i += kWarps)
+        store_matrices<A>(matrices + i * matrices_of_channel, p, weight + (channel + i) * taps);
+      for (int i = threadIdx.x; i < channels; i += kThreads)
         biases[i] = bias == nullptr ? 0.f : S::widen(bias[channel + i]);
     }
-    loader.wait(slot, grid.stages - 2);
     wait_until_sent();
-    __syncthreads();
-    load(index + grid.stages - 1, slot == 0 ? grid.stages - 1 : slot - 1);
+    const auto run = static_cast<int>(pipeline.wait() - shared);
 
     const RowRange source_rows = grid.source_rows(unit);
     RowRange result_rows = grid.result_rows(unit);
@@ -275,23 +259,22 @@ __global__ void __launch_bounds__(kThreads, resident_blocks(A::value, false))
       first_result = first - result_rows.first;
     }
     const std::int64_t first_plane = grid.first_plane(unit);
-    const Runs from(grid.source, first_plane, planes, source_rows);
-    const Runs to(grid.result, first_plane, planes, result_rows);
-    const int run = kMarginBytes + slot * g.stage_bytes;
-    for (int number = warp; number < g.tasks(); number += warps) {
+    const Runs from(grid.source, first_plane, channels, source_rows);
+    const Runs to(grid.result, first_plane, channels, result_rows);
+    for (int number = warp; number < g.tasks(); number += kWarps) {
       const Task task = grid.task(number);
       const Steps steps = Steps::of<A>(grid, task, top, source_rows.count(), rows);
-      if (task.plane >= planes || task.position >= images * g.strips || steps.results <= 0)
+      if (task.channel >= channels || task.position >= images * g.strips || steps.results <= 0)
         continue;
       place.set(p, task, images);
       const Image<A::unit, A::windows> image = place.image_in(run, from);
       const Output<S, A> out = place.output_in(g.results_at, to);
       // Rows of results of the task: without dilation they follow each other.
       const int first_row = first_result + A::result_rows * task.row;
-      const int step = A::result_rows * (A::mode == Mode::dense ? g.row_classes : 1);
+      const int step = A::result_rows * g.row_classes;
       const RowRange of_task{first_row, min(first_row + steps.results * step, result_rows.count())};
-      const uint2* filters = matrices + task.plane * matrices_of_plane;
-      const float start = biases[task.plane];
+      const uint2* filters = matrices + task.channel * matrices_of_channel;
+      const float start = biases[task.channel];
       if (!phases && p.grid.result.row % 2 == 0) {
         walk<S, A, true>(p, image, steps, source_rows.count(), filters, start, out, of_task,
                          shared);
@@ -306,8 +289,6 @@ __global__ void __launch_bounds__(kThreads, resident_blocks(A::value, false))
       return Run<Type>{result + (to.first + i * grid.result.image),
                        shared + g.results_at + i * g.result_run, to.count};
     });
-    grid.advance(unit);
-    if (++slot == grid.stages) slot = 0;
   }
   wait_until_sent();
 }

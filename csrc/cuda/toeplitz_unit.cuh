@@ -5,10 +5,8 @@
 #include <utility>
 
 #include "../families/toeplitz.h"
-#include "bulk.cuh"
-#include "divide.cuh"
+#include "pipeline.cuh"
 #include "scalar.cuh"
-#include "units.cuh"
 
 namespace dwconv::toeplitz {
 
@@ -25,7 +23,7 @@ struct Position {
 
 // What a warp does of a unit at a time.
 struct Task {
-  int plane;
+  int channel;   // of the unit
   int row;       // of the first result, in the unit
   int position;  // the first of 16
 };
@@ -49,63 +47,37 @@ struct Runs {
       : first(first_plane * layout.plane + static_cast<std::int64_t>(rows.first) * layout.row),
         count(planes * rows.count() * layout.row) {}
 
-  // The bytes that come along before a run that begins `elements` after the first.
+  // The bytes that come along before a run that begins `elements` after the first, of which only
+  // the last bits count.
   __device__ int lead(int elements) const { return ((static_cast<int>(first) + elements) & 7) * 2; }
+  // Moves places within the unit's runs to where they are when the first run is at `at` in shared
+  // memory; each is in a run that begins `elements` after the first.
+  template <int count>
+  __device__ void move(int (&places)[count], int at, const std::uint8_t (&elements)[count]) const {
+#pragma unroll
+    for (int i = 0; i < count; ++i)
+      places[i] += at + lead(elements[i]);
+  }
 };
 
 // Geometry as kernels want it. A unit's image is a block of images.
-struct Grid {
-  Geometry g;
-  std::int64_t channels;
-  int batch;
-  int stages;
+struct Grid : UnitGrid<Geometry> {
   Strides source, result;
-  Dealer dealer;
   SmallDivisor strips, batches, walks, row_classes;
   SmallDivisor row_step;  // rows of the source from one step to the next
 
   Grid(const Geometry& geometry, const Problem& problem, const Plan& plan)
-      : g(geometry),
-        channels(problem.channels),
-        batch(static_cast<int>(problem.batch)),
-        stages(plan.tiling.stages),
+      : UnitGrid(geometry, problem, plan),
         source(g.h.source, g.w.source, channels),
         result(problem.pass == Pass::backward_input ? problem.h.input : problem.h.output(),
                problem.pass == Pass::backward_input ? problem.w.input : problem.w.output(),
                channels),
-        dealer(g.units, plan.blocks, g.image_blocks, g.bands,
-               problem.pass == Pass::backward_weight && plan.slices == 1),
         strips(g.strips),
         batches(g.batches),
         walks(g.walks),
         row_classes(g.row_classes),
         row_step(g.access.mode == Mode::strided ? 2 : g.h.dilation) {}
 
-  __device__ void advance(Unit& unit) const { unit.advance(g.image_blocks, g.bands); }
-
-  // The last group may have fewer planes, the last block fewer images, the last band fewer rows.
-  __device__ int planes(const Unit& unit) const {
-    const std::int64_t left = channels - static_cast<std::int64_t>(unit.group) * g.planes;
-    return left < g.planes ? static_cast<int>(left) : g.planes;
-  }
-  __device__ int images(const Unit& unit) const {
-    return min(g.images, batch - unit.image * g.images);
-  }
-  __device__ RowRange result_rows(const Unit& unit) const {
-    const int first = unit.band * g.rows;
-    return {first, min(first + g.rows, g.h.result)};
-  }
-  __device__ RowRange source_rows(const Unit& unit) const {
-    if (g.whole()) return {0, g.h.source};
-    const RowRange rows = result_rows(unit);
-    const int first = rows.first * g.h.stride - g.h.pad;
-    const int last = min(first + g.h.reach(rows.count()), g.h.source);
-    return {min(max(first, 0), last), last};  // a last band may need none
-  }
-  __device__ std::int64_t first_plane(const Unit& unit) const {
-    return static_cast<std::int64_t>(unit.image) * g.images * channels +
-           static_cast<std::int64_t>(unit.group) * g.planes;
-  }
   __device__ Position position(int index) const {
     const int strip = strips.remainder(index);
     return {index, strip};

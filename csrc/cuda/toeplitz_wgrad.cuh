@@ -27,7 +27,7 @@ __device__ inline void walk(const Grid& grid, const TurnedImage<A::unit, A::wind
                             int grad_row, const char* shared,
                             float (&sums)[A::kernel_h][A::windows][4]) {
   constexpr int ring = A::ring;
-  const int dilation = A::mode == Mode::dense ? grid.g.h.dilation : 1;
+  const int dilation = grid.g.h.dilation;  // 1 but in dense mode
   const int pitch = grid.g.w.source * 2, grad_pitch = grid.g.w.result * 2;
   typename TurnedImage<A::unit, A::windows>::Words words[A::source_rows];
   Gradient::Words grad_words;
@@ -91,13 +91,13 @@ class SummedPlace {
       const bool there = index < positions;
       const Position at = grid.position(there ? index : 0);
       const int column = g.source_column(at.strip);
-      image_.set_columns(i, column, min(g.w.source, column + g.shift + g.w.reach(kColumns)));
+      image_.set_columns(i, column, g.last_column(at.strip));
       image_.at[i] =
-          at.image * g.source_run +
-          2 * (task.plane * static_cast<int>(grid.source.plane) + column + Turned::first_column());
+          at.image * g.source_run + 2 * (task.channel * static_cast<int>(grid.source.plane) +
+                                         column + Turned::first_column());
       const int mine = at.strip * kColumns + threadIdx.x % 32 / 4;
       gradient_.at[i] =
-          at.image * g.result_run + 2 * (task.plane * static_cast<int>(grid.result.plane) + mine);
+          at.image * g.result_run + 2 * (task.channel * static_cast<int>(grid.result.plane) + mine);
       set_half(gradient_.keep[i / 2], i % 2, there && mine < g.w.result);
       source_[i] = static_cast<std::uint8_t>(at.image * grid.source.image);
       grad_[i] = static_cast<std::uint8_t>(at.image * grid.result.image);
@@ -106,16 +106,12 @@ class SummedPlace {
   // With the runs of a unit that begin at `at` in shared memory.
   __device__ Turned image_in(int at, const Runs& runs) const {
     auto image = image_;
-#pragma unroll
-    for (int i = 0; i < 4; ++i)
-      image.at[i] += at + runs.lead(source_[i]);
+    runs.move(image.at, at, source_);
     return image;
   }
   __device__ Gradient gradient_in(int at, const Runs& runs) const {
     auto gradient = gradient_;
-#pragma unroll
-    for (int i = 0; i < 4; ++i)
-      gradient.at[i] += at + runs.lead(grad_[i]);
+    runs.move(gradient.at, at, grad_);
     return gradient;
   }
 
@@ -123,7 +119,7 @@ class SummedPlace {
   int position_ = -1, images_ = -1;
   Turned image_;
   Gradient gradient_;
-  // Elements from the first image to the position's, modulo 256: see Runs::lead.
+  // Elements from the first image to the position's: see Runs::lead.
   std::uint8_t source_[4], grad_[4];
 };
 
@@ -171,79 +167,58 @@ __global__ void __launch_bounds__(kThreads, resident_blocks(A::value, true))
   const Geometry& g = grid.g;
   if (!p.partials.whole) let_next_kernel_start();
   const int warp = warp_index();
-  const auto all_warps = static_cast<int>(blockDim.x) / 32;
   const int taps = A::kernel_h * g.w.kernel;
   auto* totals = reinterpret_cast<float*>(shared + g.rest_at);  // of each warp
-  float* products = totals + all_warps * taps + warp * A::windows * kWindow * kSumPitch;
+  float* products = totals + kWarps * taps + warp * A::windows * kWindow * kSumPitch;
   const int grad_at = g.images * g.source_run;  // in a stage
 
-  const std::int64_t begin = grid.dealer.begin(blockIdx.x);
-  const std::int64_t end = grid.dealer.begin(blockIdx.x + 1);
-  Unit next = grid.dealer.unit(begin);
-  Unit unit = next;
-  RunLoader loader(reinterpret_cast<std::uint64_t*>(shared + g.barriers_at), grid.stages,
-                   2 * g.images);
-  const auto load = [&](std::int64_t index, int slot) {
-    if (index >= end) return loader.skip();
-    const int planes = grid.planes(next), images = grid.images(next);
-    const std::int64_t first_plane = grid.first_plane(next);
-    const Runs source(grid.source, first_plane, planes, grid.source_rows(next));
-    const Runs grad(grid.result, first_plane, planes, grid.result_rows(next));
-    char* stage = shared + kMarginBytes + slot * g.stage_bytes;
+  const auto load = [&](RunLoader& loader, int slot, char* stage, const Unit& unit) {
+    const int channels = grid.channels_of(unit), images = grid.images_of(unit);
+    const std::int64_t first_plane = grid.first_plane(unit);
+    const Runs source(grid.source, first_plane, channels, grid.source_rows(unit));
+    const Runs grad(grid.result, first_plane, channels, grid.result_rows(unit));
     loader.load(slot, [&](int i) {
-      const bool first = i < g.images;
-      if (!first) i -= g.images;
-      const std::int64_t from =
-          first ? source.first + i * grid.source.image : grad.first + i * grid.result.image;
-      return Run<const Type>{(first ? input : grad_output) + from,
-                             stage + (first ? i * g.source_run : grad_at + i * g.result_run),
-                             i >= images ? 0
-                             : first     ? source.count
-                                         : grad.count};
+      const int image = i < g.images ? i : i - g.images;
+      const bool there = image < images;
+      return i < g.images
+                 ? Run<const Type>{input + (source.first + image * grid.source.image),
+                                   stage + image * g.source_run, there ? source.count : 0}
+                 : Run<const Type>{grad_output + (grad.first + image * grid.result.image),
+                                   stage + grad_at + image * g.result_run, there ? grad.count : 0};
     });
-    grid.advance(next);
   };
-  __syncthreads();
-  for (int i = 0; i < grid.stages - 1; ++i)
-    load(begin + i, i);
-
-  // A warp stays with one plane of the group; those of a plane take its positions in turn.
-  const int warps = all_warps / g.planes;
-  const int plane = warp / warps;
+  // A warp stays with one channel of the group; those of a channel take its tasks in turn.
+  const int warps = kWarps / g.channels;
+  const int of_group = warp / warps;
   float sums[A::kernel_h][A::windows][4] = {};
   bool fresh = true;
   int pending = 0;  // steps that the matrices hold
-  int slot = 0;
   SummedPlace<A> place;
-  for (std::int64_t index = begin; index < end; ++index) {
-    const int planes = grid.planes(unit), images = grid.images(unit);
-    loader.wait(slot, grid.stages - 2);
-    __syncthreads();
-    load(index + grid.stages - 1, slot == 0 ? grid.stages - 1 : slot - 1);
+  Pipeline pipeline(grid, shared, 2 * g.images, load);
+  while (pipeline.more()) {
+    const Unit unit = pipeline.unit();
+    const int channels = grid.channels_of(unit), images = grid.images_of(unit);
+    const auto run = static_cast<int>(pipeline.wait() - shared);
 
     const RowRange source_rows = grid.source_rows(unit);
     const RowRange result_rows = grid.result_rows(unit);
     const std::int64_t first_plane = grid.first_plane(unit);
-    const Runs source(grid.source, first_plane, planes, source_rows);
-    const Runs grad(grid.result, first_plane, planes, result_rows);
-    const int run = kMarginBytes + slot * g.stage_bytes;
+    const Runs source(grid.source, first_plane, channels, source_rows);
+    const Runs grad(grid.result, first_plane, channels, result_rows);
     const int top = result_rows.first * g.h.stride - g.h.pad - source_rows.first;
-    const int tasks = plane < planes ? g.row_classes * g.walks * g.batches : 0;
-    for (int number = warp - plane * warps; number < tasks; number += warps) {
-      Task task = grid.task(number);
-      task.plane = plane;
+    const int tasks = of_group < channels ? g.tasks() / g.channels : 0;
+    for (int number = warp - of_group * warps; number < tasks; number += warps) {
+      const Task task = grid.task(of_group * tasks + number);
       const Steps steps = Steps::of<A>(grid, task, top, source_rows.count(), result_rows.count());
       if (task.position >= images * g.strips || steps.results <= 0) continue;
       place.set(grid, task, images);
       walk<Type, A>(grid, place.image_in(run, source), place.gradient_in(run + grad_at, grad),
                     steps, source_rows.count(), task.row, shared, sums);
-      pending += steps.last - steps.first;
+      pending += max(steps.last - steps.first, 0);
     }
 
-    const int group = unit.group;
-    grid.advance(unit);
-    if (++slot == grid.stages) slot = 0;
-    const bool group_ends = index + 1 == end || unit.group != group;
+    pipeline.advance();
+    const bool group_ends = !pipeline.more() || pipeline.unit().group != unit.group;
     if (group_ends || pending >= kMostSteps) {
       add_diagonals<A>(g, sums, products, totals + warp * taps, fresh);
       fresh = false;
@@ -252,10 +227,10 @@ __global__ void __launch_bounds__(kThreads, resident_blocks(A::value, true))
     if (!group_ends) continue;
     __syncthreads();
     fresh = true;
-    const Sink<S> sink(p.partials, partial, result, group);
-    for (int i = threadIdx.x; i < planes * taps; i += blockDim.x) {
-      const int of_plane = i / taps;
-      const float* from = totals + of_plane * warps * taps + i - of_plane * taps;
+    const Sink<S> sink(p.partials, partial, result, unit.group);
+    for (int i = threadIdx.x; i < channels * taps; i += kThreads) {
+      const int channel = i / taps;
+      const float* from = totals + channel * warps * taps + i - channel * taps;
       float sum = from[0];
       for (int other = 1; other < warps; ++other)
         sum += from[other * taps];
@@ -281,7 +256,7 @@ void launch_sum_units(const Problem& problem, const Plan& plan, const Tensors& t
   using Type = typename S::Type;
   const Geometry g = geometry(problem, plan.tiling);
   const WeightGradient p{.grid = Grid(g, problem, plan),
-                         .partials = partials_of(problem, g, plan.blocks, plan.slices == 1)};
+                         .partials = partials_of(problem, g, plan.blocks, plan.whole_groups)};
   const auto kernel = choose<SumKernels<S>, Mode::dense, Mode::strided>(g.access);
   allow_shared(kernel, g.shared_bytes);
   auto* partial = static_cast<float*>(tensors.workspace);

@@ -9,12 +9,10 @@
 
 namespace dwconv::toeplitz {
 
-// Loads bring words of 16 or 32 bits, and are left alone until they are used one step later.
-__device__ inline std::uint32_t load_word(const char* at, std::integral_constant<int, 1>) {
-  return *reinterpret_cast<const std::uint16_t*>(at);
-}
-__device__ inline std::uint32_t load_word(const char* at, std::integral_constant<int, 2>) {
-  return *reinterpret_cast<const std::uint32_t*>(at);
+// Loads bring words of `unit` elements, and are left alone until they are used one step later.
+template <int unit>
+__device__ inline std::uint32_t load_word(const char* at) {
+  return *reinterpret_cast<const typename Word<2 * unit>::Type*>(at);
 }
 
 // Selects, of two 16-bit numbers in a word each, those that are wanted; the upper halves are zero.
@@ -56,8 +54,7 @@ struct Image {
       for (int half = 0; half < 2 * windows; ++half)
 #pragma unroll
         for (int word = 0; word < kWords; ++word)
-          words[i][half][word] =
-              load_word(row + at[i] + 16 * half + 2 * word, std::integral_constant<int, unit>{});
+          words[i][half][word] = load_word<unit>(row + at[i] + 16 * half + 2 * word);
   }
   __device__ void arrange(std::uint32_t (&window)[windows][4], const Words& words) const {
 #pragma unroll
@@ -111,8 +108,7 @@ struct TurnedImage {
       for (int w = 0; w < windows; ++w)
 #pragma unroll
         for (int word = 0; word < kWords; ++word)
-          words[i][w][word] = load_word(row + at[i] + 2 * kWindow * w + 16 * word,
-                                        std::integral_constant<int, unit>{});
+          words[i][w][word] = load_word<unit>(row + at[i] + 2 * kWindow * w + 16 * word);
   }
   __device__ void arrange(std::uint32_t (&window)[windows][4], const Words& words) const {
 #pragma unroll
@@ -144,7 +140,7 @@ struct Gradient {
   __device__ void load(Words& words, const char* row) const {
 #pragma unroll
     for (int i = 0; i < 4; ++i)
-      words[i] = load_word(row + at[i], std::integral_constant<int, 1>{});
+      words[i] = load_word<1>(row + at[i]);
   }
   // Without `there`, zeros.
   __device__ void arrange(std::uint32_t (&strip)[2], const Words& words, bool there) const {

@@ -81,12 +81,6 @@ double estimate(const Problem& problem, const Arch& arch, const Geometry& g, con
   return us;
 }
 
-struct Candidate {
-  Tiling tiling;
-  Deal deal;
-  double us = -1;
-};
-
 // Tile heights to choose from; where geometry() knows the height, there is one.
 std::vector<int> heights_of(const Problem& problem, const Geometry& g) {
   if (problem.pass == Pass::backward_weight || by_phases(problem) || g.access.unit > 1)
@@ -106,15 +100,8 @@ Candidate search(const Problem& problem, const Arch& arch) {
                            : resident_blocks(g.access, g.tile_rows, g.filter_rows, g.w.kernel);
     const int resident =
         std::min(blocks * kMaxThreads / tiling.threads, blocks_that_fit(arch, g.shared_bytes));
-    const std::int64_t per_group = static_cast<std::int64_t>(g.image_blocks) * g.bands;
-    for (const bool whole_groups : {false, true}) {
-      if (whole_groups && problem.pass != Pass::backward_weight) continue;
-      const Deal dealt =
-          deal(g.groups, per_group, static_cast<std::int64_t>(resident) * arch.multiprocessors,
-               whole_groups);
-      const double us = estimate(problem, arch, g, tiling, dealt);
-      if (best.us < 0 || us < best.us) best = {tiling, dealt, us};
-    }
+    consider_deals(best, problem, arch, g, tiling, resident,
+                   [&](const Deal& dealt) { return estimate(problem, arch, g, tiling, dealt); });
     return true;
   };
   // Whole planes: channels of one image, or all channels of several. A plane of a tiny image is a
@@ -194,13 +181,8 @@ Answer plan_launch(const Kernel& kernel, const Problem& problem, const Arch& arc
   if (auto reason = refuse(problem)) return *std::move(reason);
   const Candidate best = search(problem, arch);
   if (best.us < 0) return "its rows do not fit the shared memory of the device";
-  Plan plan;
-  plan.kernel = &kernel;
-  plan.threads = best.tiling.threads;
-  plan.tiling = best.tiling;
-  plan.blocks = best.deal.blocks;
-  plan.estimate_us = best.us;
-  if (problem.pass == Pass::backward_weight && !best.deal.whole_groups) {
+  Plan plan = plan_of(kernel, best);
+  if (problem.pass == Pass::backward_weight && !plan.whole_groups) {
     plan.slices = plan.blocks;
     plan.workspace_bytes =
         partials_of(problem, geometry(problem, best.tiling), plan.blocks, false).bytes();

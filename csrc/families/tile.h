@@ -108,6 +108,7 @@ struct Geometry {
   int round = 1;        // items that the threads of a role take at a time; 0: they cannot
   // Shared memory, in bytes: stages of a source run and perhaps a run of the output gradient, then
   // filters and results, or sums; barriers, and zeros that stand for a row outside the image.
+  int stages_at = 0;
   int grad_at = 0;  // in a stage
   int stage_bytes = 0;
   int rest_at = 0;

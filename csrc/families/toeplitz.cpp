@@ -45,7 +45,6 @@ double estimate(const Problem& problem, const Arch& arch, const Geometry& g, con
   const double blocks = std::max<double>(deal.blocks, 1);
   const auto most = static_cast<double>(deal.longest);
   const double resident_now = std::ceil(blocks / arch.multiprocessors);
-  const int warps = tiling.threads / 32;
   const double source_rows = g.whole() ? g.h.source : std::min(g.h.source, g.h.reach(g.rows));
 
   // Compute: instructions of all warps of a multiprocessor, the multiplications of its tensor
@@ -57,20 +56,21 @@ double estimate(const Problem& problem, const Arch& arch, const Geometry& g, con
   const double of_task = steps * (step_instructions(problem, g) + multiplications) +
                          8 * g.access.ring() + kTaskInstructions;
   const double runs = weight ? 2 * g.images : g.images;
-  const double of_unit = tasks * of_task + warps * kUnitInstructions + 12 * runs;
-  const int working = std::min(tasks, warps);
+  const double of_unit = tasks * of_task + kWarps * kUnitInstructions + 12 * runs;
+  const int working = std::min(tasks, kWarps);
   const double busy = std::min(kBusy, resident_now * working / (kIssue * kCyclesPerInstruction));
   const double issue = of_unit * resident_now * most / (kIssue * busy);
   const double tensor = tasks * steps * multiplications * kMultiplyCycles * resident_now * most / 4;
-  const double rounds = ceil_div(tasks, warps);
+  const double rounds = ceil_div(tasks, kWarps);
   const double serial =
       most * (kUnitCycles + kCyclesPerInstruction * (rounds * of_task + kUnitInstructions));
   const double compute = (kStartCycles + std::max({issue, tensor, serial})) / kCyclesPerUs;
 
   // Bytes. Of rows that neighbouring bands read twice the L2 has half. Runs begin and end within
   // sectors.
-  const double source = 2.0 * g.planes * source_rows * g.w.source;
-  const double loaded = g.images * (source + (weight ? 2.0 * g.planes * g.rows * g.w.result : 0.0));
+  const double source = 2.0 * g.channels * source_rows * g.w.source;
+  const double loaded =
+      g.images * (source + (weight ? 2.0 * g.channels * g.rows * g.w.result : 0.0));
   const double reread = std::max(0.0, g.bands * source_rows / g.h.source - 1);
   const double sectors = 1 + 0.5 * kSector / source;
   const double moved = 2.0 * static_cast<double>(problem.input_numel() + problem.output_numel());
@@ -82,12 +82,6 @@ double estimate(const Problem& problem, const Arch& arch, const Geometry& g, con
   return kLaunchUs + (weight && !deal.whole_groups ? kSumUs : 0) + std::max(memory, compute) +
          0.25 * std::min(memory, compute);
 }
-
-struct Candidate {
-  Tiling tiling;
-  Deal deal;
-  double us = -1;
-};
 
 // The tiling with the lowest estimate; us < 0 where none fits.
 //
@@ -104,14 +98,8 @@ Candidate search(const Problem& problem, const Arch& arch) {
     if (g.shared_bytes > shared_per_block(arch)) return false;
     const int resident =
         std::min(resident_blocks(g.access, weight), blocks_that_fit(arch, g.shared_bytes));
-    for (const bool whole_groups : {false, true}) {
-      if (whole_groups && !weight) continue;
-      const Deal dealt =
-          deal(g.groups, static_cast<std::int64_t>(g.image_blocks) * g.bands,
-               static_cast<std::int64_t>(resident) * arch.multiprocessors, whole_groups);
-      const double us = estimate(problem, arch, g, tiling, dealt);
-      if (best.us < 0 || us < best.us) best = {tiling, dealt, us};
-    }
+    consider_deals(best, problem, arch, g, tiling, resident,
+                   [&](const Deal& dealt) { return estimate(problem, arch, g, tiling, dealt); });
     return true;
   };
   // A warp of a weight gradient keeps its channel.
@@ -173,13 +161,8 @@ Answer plan_launch(const Kernel& kernel, const Problem& problem, const Arch& arc
   if (auto reason = refuse(problem, arch)) return *std::move(reason);
   const Candidate best = search(problem, arch);
   if (best.us < 0) return "its rows do not fit the shared memory of the device";
-  Plan plan;
-  plan.kernel = &kernel;
-  plan.threads = best.tiling.threads;
-  plan.tiling = best.tiling;
-  plan.blocks = best.deal.blocks;
-  plan.estimate_us = best.us;
-  if (problem.pass == Pass::backward_weight && !best.deal.whole_groups) {
+  Plan plan = plan_of(kernel, best);
+  if (problem.pass == Pass::backward_weight && !plan.whole_groups) {
     plan.slices = plan.blocks;
     plan.workspace_bytes =
         partials_of(problem, geometry(problem, best.tiling), plan.blocks, false).bytes();

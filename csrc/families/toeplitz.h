@@ -89,9 +89,9 @@ inline constexpr int kMostSteps = 512;
 struct Geometry {
   Window h, w;
   Access access;
-  int planes = 1;  // of an image of a unit
-  int groups = 1;  // of planes
-  int images = 1;  // of a unit
+  int channels = 1;  // of a unit
+  int groups = 1;    // of channels
+  int images = 1;    // of a unit
   int image_blocks = 1;
   int rows = 1;  // results of a unit along h
   int bands = 1;
@@ -103,6 +103,7 @@ struct Geometry {
   int shift = 0;        // columns of a window before the first that its strip reads
   // Shared memory, in bytes: a margin; stages of an image's source runs and perhaps its runs of the
   // output gradient; then filters and results, or sums; barriers last.
+  int stages_at = kMarginBytes;
   int source_run = 0;  // of an image
   int result_run = 0;
   int stage_bytes = 0;
@@ -113,11 +114,15 @@ struct Geometry {
   std::int64_t units = 0;
 
   constexpr bool whole() const { return bands == 1; }
+  // Where the window of a strip begins, and where what is read of it ends.
   constexpr int source_column(int strip) const {
     return strip * kColumns * w.stride - w.pad - shift;
   }
+  constexpr int last_column(int strip) const {
+    return std::min(w.source, source_column(strip) + shift + w.reach(kColumns));
+  }
   // Pieces of work of a unit, one for a warp at a time.
-  constexpr int tasks() const { return planes * row_classes * walks * batches; }
+  constexpr int tasks() const { return channels * row_classes * walks * batches; }
   // Steps of a walk: its first result is not whole before `ring` steps.
   constexpr int steps() const { return walk_rows + access.ring() - 1; }
 };
@@ -131,7 +136,7 @@ constexpr Partials partials_of(const Problem& problem, const Geometry& g, std::i
                         .units_per_group = static_cast<std::int64_t>(g.image_blocks) * g.bands,
                         .blocks = blocks,
                         .channels = problem.channels,
-                        .planes = g.planes,
+                        .planes = g.channels,
                         .taps = static_cast<int>(problem.taps()),
                         .whole = whole_groups});
 }

@@ -38,13 +38,13 @@ void choose_windows(Geometry& g, const Problem& problem) {
 }
 
 // Cuts the rows of a unit so that the warps finish soonest.
-void choose_walks(Geometry& g, int warps) {
+void choose_walks(Geometry& g) {
   const int rows_of_class = ceil_div(g.rows, g.row_classes);
   int best = 0;
-  for (int walks = 1; walks <= std::min(rows_of_class, 2 * warps); ++walks) {
+  for (int walks = 1; walks <= std::min(rows_of_class, 2 * kWarps); ++walks) {
     const int rows = ceil_div(rows_of_class, walks);
-    const int tasks = g.planes * g.row_classes * walks * g.batches;
-    const int cost = ceil_div(tasks, warps) * (rows + g.access.ring() - 1 + kWalkSteps);
+    const int tasks = g.channels * g.row_classes * walks * g.batches;
+    const int cost = ceil_div(tasks, kWarps) * (rows + g.access.ring() - 1 + kWalkSteps);
     if (best != 0 && cost >= best) continue;
     best = cost;
     g.walks = ceil_div(rows_of_class, rows);
@@ -56,12 +56,11 @@ void choose_walks(Geometry& g, int warps) {
 
 Geometry geometry(const Problem& problem, const Tiling& tiling) {
   const bool weight = problem.pass == Pass::backward_weight;
-  const int warps = tiling.threads / 32;
   Geometry g;
   choose_windows(g, problem);
   const Access& a = g.access;
-  g.planes = tiling.planes;
-  g.groups = ceil_div(static_cast<int>(problem.channels), g.planes);
+  g.channels = tiling.planes;
+  g.groups = ceil_div(static_cast<int>(problem.channels), g.channels);
   g.images = tiling.images;
   g.image_blocks = ceil_div(static_cast<int>(problem.batch), g.images);
   g.rows = std::min(tiling.rows, g.h.result);
@@ -70,23 +69,23 @@ Geometry geometry(const Problem& problem, const Tiling& tiling) {
   g.row_classes = std::min(g.h.dilation, g.rows);
   g.units = static_cast<std::int64_t>(g.groups) * g.image_blocks * g.bands;
   g.batches = ceil_div(g.images * g.strips, kPositions);
-  choose_walks(g, warps);
+  choose_walks(g);
 
   const std::int64_t source_rows = g.whole() ? g.h.source : std::min(g.h.source, g.h.reach(g.rows));
   const bool phases = a.mode == Mode::phases;
   const std::int64_t result_rows =
       phases ? std::min<std::int64_t>(2 * g.rows, problem.h.input) : g.rows;
   const std::int64_t result_columns = phases ? problem.w.input : g.w.result;
-  g.source_run = run_step(g.planes * source_rows * g.w.source, g.images);
-  g.result_run = run_step(g.planes * result_rows * result_columns, g.images);
+  g.source_run = run_step(g.channels * source_rows * g.w.source, g.images);
+  g.result_run = run_step(g.channels * result_rows * result_columns, g.images);
   g.stage_bytes = g.images * (g.source_run + (weight ? g.result_run : 0));
-  g.rest_at = kMarginBytes + tiling.stages * g.stage_bytes;
+  g.rest_at = g.stages_at + tiling.stages * g.stage_bytes;
   if (weight) {
     const int totals = g.h.kernel * g.w.kernel;
     const int products = a.parts * kWindow * kSumPitch;
-    g.barriers_at = round_up(g.rest_at + 4 * warps * (totals + products), 16);
+    g.barriers_at = round_up(g.rest_at + 4 * kWarps * (totals + products), 16);
   } else {
-    const int filters = g.planes * (a.kernel_h * a.parts * 32 * 8 + 4);
+    const int filters = g.channels * (a.kernel_h * a.parts * 32 * 8 + 4);
     g.results_at = round_up(g.rest_at + filters, 16);
     g.barriers_at = g.results_at + g.images * g.result_run;
   }

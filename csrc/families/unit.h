@@ -111,4 +111,39 @@ constexpr int blocks_that_fit(const Arch& arch, int shared_bytes) {
   return shared_per_multiprocessor(arch) / (shared_bytes + shared_reserve(arch));
 }
 
+// A tiling with its deal and the time that it is expected to take; none yet while `us` is negative.
+struct Candidate {
+  Tiling tiling;
+  Deal deal;
+  double us = -1;
+};
+
+// Keeps the better of `best` and a tiling of which `resident` blocks fit a multiprocessor, dealt
+// out as `estimate(deal)` likes best: weight gradients by whole groups, too.
+template <typename Geometry, typename Estimate>
+void consider_deals(Candidate& best, const Problem& problem, const Arch& arch, const Geometry& g,
+                    const Tiling& tiling, int resident, const Estimate& estimate) {
+  const auto consider = [&](bool whole_groups) {
+    const Deal dealt =
+        deal(g.groups, static_cast<std::int64_t>(g.image_blocks) * g.bands,
+             static_cast<std::int64_t>(resident) * arch.multiprocessors, whole_groups);
+    const double us = estimate(dealt);
+    if (best.us < 0 || us < best.us) best = {tiling, dealt, us};
+  };
+  consider(false);
+  if (problem.pass == Pass::backward_weight) consider(true);
+}
+
+// Without the workspace of a weight gradient's partial sums.
+inline Plan plan_of(const Kernel& kernel, const Candidate& best) {
+  Plan plan;
+  plan.kernel = &kernel;
+  plan.blocks = best.deal.blocks;
+  plan.threads = best.tiling.threads;
+  plan.whole_groups = best.deal.whole_groups;
+  plan.tiling = best.tiling;
+  plan.estimate_us = best.us;
+  return plan;
+}
+
 }  // namespace dwconv
