@@ -67,6 +67,7 @@ py::dict to_dict(const Plan& plan) {
   out["threads"] = plan.threads;
   out["slices"] = plan.slices;
   out["workspace_bytes"] = plan.workspace_bytes;
+  out["in_turn"] = plan.in_turn;
   out["estimate_us"] = plan.estimate_us;
   py::dict tiling;
   tiling["planes"] = plan.tiling.planes;
@@ -75,6 +76,8 @@ py::dict to_dict(const Plan& plan) {
   tiling["stages"] = plan.tiling.stages;
   tiling["threads"] = plan.tiling.threads;
   tiling["tile_rows"] = plan.tiling.tile_rows;
+  tiling["columns"] = plan.tiling.columns;
+  tiling["places"] = plan.tiling.places;
   out["tiling"] = tiling;
   return out;
 }

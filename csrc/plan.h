@@ -46,6 +46,8 @@ struct Tiling {
   int stages = 2;     // units in shared memory at a time
   int threads = 128;  // of a block
   int tile_rows = 7;  // results of a thread, along h
+  int columns = 1;    // results of a thread, along w
+  int places = 2;     // of results on their way out of shared memory
 
   constexpr bool operator==(const Tiling&) const = default;
 };
@@ -57,6 +59,7 @@ struct Plan {
   std::int64_t slices = 1;           // partial sums per weight (backward_weight)
   std::int64_t workspace_bytes = 0;  // for those partial sums
   bool whole_groups = false;         // a block has all of its channels' sums: nothing to add
+  bool in_turn = false;              // blocks take units in turn, not runs of them
   Tiling tiling;
   double estimate_us = 0;  // what the family expects to take, in microseconds
 };

@@ -35,11 +35,9 @@ __device__ inline void bulk_load(std::uint32_t shared, const void* global, unsig
       : "memory");
 }
 __device__ inline void bulk_store(void* global, std::uint32_t shared, unsigned bytes) {
-  asm volatile(
-      "cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;\n"
-      "cp.async.bulk.commit_group;" ::"l"(global),
-      "r"(shared), "r"(bytes)
-      : "memory");
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(global),
+               "r"(shared), "r"(bytes)
+               : "memory");
 }
 #endif
 
@@ -88,6 +86,14 @@ class RunLoader {
     }
     commit_copies();
 #endif
+  }
+
+  // Loads a run that has no slot, at once, and waits for all loads. A barrier must follow.
+  template <typename Type>
+  __device__ static void load_now(const Run<const Type>& run) {
+    copy(run.shared, run.global, run.count);
+    commit_copies();
+    wait_for_copies(0);
   }
 
   // In place of a load where none is left, so that the count of loads under way stays right.
@@ -149,6 +155,7 @@ __device__ inline void send_runs(int runs, const RunOf& run) {
     const int rest = head + body + lane;
     if (rest < one.count) one.global[rest] = shared[rest];
   }
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
 #else
   for (int i = 0; i < runs; ++i) {
     const Run<Type> one = run(i);
@@ -165,10 +172,12 @@ __device__ inline void publish() {
 #endif
 }
 
-// Waits until what was sent has been read from shared memory; a barrier must follow.
+// Waits until what was sent has been read from shared memory, but for the last `pending` calls of
+// send_runs; a barrier must follow.
+template <int pending>
 __device__ inline void wait_until_sent() {
 #if __CUDA_ARCH__ >= 900
-  asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(pending) : "memory");
 #endif
 }
 

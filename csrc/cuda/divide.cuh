@@ -20,7 +20,7 @@ class Divisor {
     short_multiplier_ = static_cast<std::uint32_t>(shift_ < 32 ? ceil_of_power(31 + shift_) : 0);
   }
 
-  __device__ std::int64_t value() const { return value_; }
+  __host__ __device__ std::int64_t value() const { return value_; }
 
   // For dividends that are not negative. The first two cases are most calls, and take a few
   // instructions where the last takes twenty: with it alone a 3x3 input gradient (N64 C128 256x512

@@ -22,9 +22,9 @@ struct UnitGrid {
         channels(problem.channels),
         batch(static_cast<int>(problem.batch)),
         stages(plan.tiling.stages),
-        dealer(g.units, plan.blocks, g.image_blocks, g.bands, plan.whole_groups) {}
+        dealer(g.units, plan.blocks, g.groups, g.image_blocks, g.bands, plan.in_turn,
+               plan.whole_groups) {}
 
-  __device__ void advance(Unit& unit) const { unit.advance(g.image_blocks, g.bands); }
   __device__ std::int64_t first_channel(const Unit& unit) const {
     return static_cast<std::int64_t>(unit.group) * g.channels;
   }
@@ -53,7 +53,7 @@ struct UnitGrid {
   }
 };
 
-// A block's walk over its run of units. While one is used, the next ones are on their way into the
+// A block's walk over its units. While one is used, the next ones are on their way into the
 // other stages of shared memory. `load(loader, slot, stage, unit)` starts loading one, of `runs`.
 template <typename Grid, typename Load>
 class Pipeline {
@@ -63,10 +63,8 @@ class Pipeline {
         shared_(shared),
         load_(load),
         loader_(reinterpret_cast<std::uint64_t*>(shared + grid.g.barriers_at), grid.stages, runs) {
-    const std::int64_t begin = grid.dealer.begin(blockIdx.x);
-    // Never 2^31 of them: they would not fit any memory.
-    left_ = static_cast<int>(grid.dealer.begin(blockIdx.x + 1) - begin);
-    next_ = unit_ = grid.dealer.unit(begin);
+    left_ = grid.dealer.count(blockIdx.x);
+    next_ = unit_ = grid.dealer.first(blockIdx.x);
     __syncthreads();
 #pragma unroll 1
     for (int i = 0; i < grid.stages - 1; ++i)
@@ -75,6 +73,20 @@ class Pipeline {
 
   __device__ bool more() const { return left_ > 0; }
   __device__ const Unit& unit() const { return unit_; }
+
+  // Where the unit's results go in shared memory. If there are two places, they take turns: while
+  // results leave, the next ones are made.
+  __device__ int results_at() const {
+    return grid_.g.results_at + (left_ & 1) * grid_.g.result_bytes;
+  }
+  // Waits until that place is free; a barrier must follow.
+  __device__ void wait_for_place() const {
+    if (grid_.g.result_bytes == 0) {
+      wait_until_sent<0>();
+    } else {
+      wait_until_sent<1>();
+    }
+  }
 
   // The unit's stage, once it has arrived. All threads of the block have then left the unit before,
   // and its stage is filled anew.
@@ -87,7 +99,7 @@ class Pipeline {
   }
   __device__ void advance() {
     --left_;
-    grid_.advance(unit_);
+    grid_.dealer.advance(unit_);
     if (++slot_ == grid_.stages) slot_ = 0;
   }
 
@@ -95,11 +107,11 @@ class Pipeline {
   __device__ char* stage(int slot) const {
     return shared_ + grid_.g.stages_at + slot * grid_.g.stage_bytes;
   }
-  // The next unit lies `ahead` units after the present one.
+  // The next unit comes `ahead` units after the present one.
   __device__ void start_next(int ahead, int slot) {
     if (ahead >= left_) return loader_.skip();
     load_(loader_, slot, stage(slot), next_);
-    grid_.advance(next_);
+    grid_.dealer.advance(next_);
   }
 
   const Grid& grid_;

@@ -22,37 +22,32 @@ __device__ inline void add_taps(float (&sums)[tile_rows][A::columns],
                                 TileRow<S, kernel_w, A>& elements, const typename S::Type* at,
                                 int row, RowRange rows, const float* weight, const Geometry& g,
                                 const typename S::Type* zeros) {
-  constexpr int stride = A::mode == Mode::strided ? 2 : 1;
-  const int row_step = A::mode == Mode::dilated ? g.h.dilation : 1;
   float taps[filter_rows][kernel_w];
 #pragma unroll
   for (int i = 0; i < filter_rows; ++i)
 #pragma unroll
     for (int j = 0; j < kernel_w; ++j)
       taps[i][j] = weight[i * kernel_w + j];
+  walk_rows<(tile_rows - 1) * A::stride + filter_rows>(
+      elements, at, row, rows, g.h, g.w.source, zeros, [&](int r) {
 #pragma unroll
-  for (int r = 0; r < (tile_rows - 1) * stride + filter_rows; ++r) {
-    if (elements.load(r, at, rows.holds(row), zeros)) {
+        for (int i = 0; i < filter_rows; ++i) {
+          if (r < i || (r - i) % A::stride != 0 || (r - i) / A::stride >= tile_rows) continue;
 #pragma unroll
-      for (int i = 0; i < filter_rows; ++i) {
-        if (r < i || (r - i) % stride != 0 || (r - i) / stride >= tile_rows) continue;
+          for (int j = 0; j < kernel_w; ++j)
 #pragma unroll
-        for (int j = 0; j < kernel_w; ++j)
-#pragma unroll
-          for (int c = 0; c < A::columns; ++c) {
-            float& sum = sums[(r - i) / stride][c];
-            sum = fmaf(elements(r, c, j), taps[i][j], sum);
-          }
-      }
-    }
-    row += row_step;
-    at += row_step * g.w.source;
-  }
+            for (int c = 0; c < A::columns; ++c) {
+              float& sum = sums[(r - i) / A::stride][c];
+              sum = fmaf(elements(r, c, j), taps[i][j], sum);
+            }
+        }
+      });
 }
 
 template <typename S, int kernel_w, int tile_rows, typename A>
-__global__ void __launch_bounds__(kMaxThreads, resident_blocks(A::value, tile_rows,
-                                                               kFilterRows[kernel_w], kernel_w))
+__global__ void __launch_bounds__(kMaxThreads,
+                                  resident_blocks(A::value, tile_rows,
+                                                  filter_rows_of(A::value, kernel_w), kernel_w))
     convolve(const Convolution p, const typename S::Type* __restrict__ source,
              const typename S::Type* __restrict__ weight, const typename S::Type* __restrict__ bias,
              typename S::Type* __restrict__ result) {
@@ -63,10 +58,6 @@ __global__ void __launch_bounds__(kMaxThreads, resident_blocks(A::value, tile_ro
   const int taps = g.h.kernel * kernel_w;
   auto* filters = reinterpret_cast<float*>(shared + g.rest_at);
   float* biases = filters + g.channels * taps;
-  auto* staged = reinterpret_cast<Type*>(shared + g.results_at);
-
-  const auto* zeros = reinterpret_cast<const Type*>(shared + g.zeros_at);
-  zero_shared(shared + g.zeros_at, kZeroBytes);
 
   const auto load = [&](RunLoader& loader, int slot, char* stage, const Unit& unit) {
     const RowRange rows = grid.source_rows(unit);
@@ -75,9 +66,12 @@ __global__ void __launch_bounds__(kMaxThreads, resident_blocks(A::value, tile_ro
                              grid.planes(unit) * rows.count() * g.w.source};
     });
   };
+  Pipeline pipeline(grid, shared, 1, load);  // first of all: the first loads take longest
+  const auto* zeros = reinterpret_cast<const Type*>(shared + g.zeros_at);
+  zero_shared(shared + g.zeros_at, kZeroBytes);
   const Item first_item = item_at(grid, threadIdx.x);
   int filters_of = -1;
-  for (Pipeline pipeline(grid, shared, 1, load); pipeline.more(); pipeline.advance()) {
+  for (; pipeline.more(); pipeline.advance()) {
     const Unit& unit = pipeline.unit();
     const int planes = grid.planes(unit);
     if (unit.group != filters_of) {
@@ -91,7 +85,7 @@ __global__ void __launch_bounds__(kMaxThreads, resident_blocks(A::value, tile_ro
       for (int i = threadIdx.x; i < channels; i += blockDim.x)
         biases[i] = bias == nullptr ? 0.f : S::widen(bias[channel + i]);
     }
-    wait_until_sent();
+    pipeline.wait_for_place();
     const auto* stage = reinterpret_cast<const Type*>(pipeline.wait());
 
     const RowRange rows = grid.source_rows(unit);
@@ -100,11 +94,12 @@ __global__ void __launch_bounds__(kMaxThreads, resident_blocks(A::value, tile_ro
     const int valid_rows = grid.result_rows(unit).count();
     const int result_plane = valid_rows * g.w.result;
     Type* out = grid.result_run(result, unit);
-    Type* staged_out = staged + misalignment(out);
+    char* staged = shared + pipeline.results_at();
+    Type* staged_out = reinterpret_cast<Type*>(staged) + misalignment(out);
 
     for (int i = threadIdx.x; i < g.items; i += blockDim.x) {
       const Item item = i < blockDim.x ? first_item : item_at(grid, i);
-      if (item.plane >= planes || item.row >= valid_rows) continue;
+      if (item.plane >= planes || item.row >= valid_rows || item.column >= g.w.result) continue;
       const int row = (unit.band * g.rows + item.row) * g.h.stride - g.h.pad;
       const Type* at = run + item.plane * source_plane + (row - rows.first) * g.w.source;
       const int channel = grid.channel(item.plane);
@@ -117,25 +112,38 @@ __global__ void __launch_bounds__(kMaxThreads, resident_blocks(A::value, tile_ro
 #pragma unroll
         for (int c = 0; c < columns; ++c)
           sums[r][c] = biases[channel];
-      constexpr int filter_rows = kFilterRows[kernel_w];
+      constexpr int filter_rows = filter_rows_of(A::value, kernel_w);
+      const auto add = [&]<int count>(int a) {
+        add_taps<S, kernel_w, tile_rows, A, count>(
+            sums, elements, at + a * g.h.dilation * g.w.source, row + a * g.h.dilation, rows,
+            filter + a * kernel_w, g, zeros);
+      };
       int a = 0;
 #pragma unroll 1
       for (; a + filter_rows <= g.h.kernel; a += filter_rows)
-        add_taps<S, kernel_w, tile_rows, A, filter_rows>(
-            sums, elements, at + a * g.h.dilation * g.w.source, row + a * g.h.dilation, rows,
-            filter + a * kernel_w, g, zeros);
+        add.template operator()<filter_rows>(a);
+      // What is left of a square filter goes at once.
+      constexpr int rest = kernel_w % filter_rows;
+      if constexpr (A::unit == 1 && A::columns > 1 && rest > 1) {
+        if (g.h.kernel - a == rest) {
+          add.template operator()<rest>(a);
+          a += rest;
+        }
+      }
 #pragma unroll 1
       for (; a < g.h.kernel; ++a)
-        add_taps<S, kernel_w, tile_rows, A, 1>(sums, elements, at + a * g.h.dilation * g.w.source,
-                                               row + a * g.h.dilation, rows, filter + a * kernel_w,
-                                               g, zeros);
+        add.template operator()<1>(a);
 
       Type* to = staged_out + item.plane * result_plane + item.row * g.w.result + item.column;
 #pragma unroll
       for (int r = 0; r < tile_rows; ++r) {
         if (item.row + r * g.h.dilation < valid_rows) {
-          if constexpr (columns == 1) {
-            *to = S::round(sums[r][0]);
+          if constexpr (A::unit == 1) {
+#pragma unroll
+            for (int c = 0; c < columns; ++c) {
+              const int step = c * g.column_classes;
+              if (c == 0 || item.column + step < g.w.result) to[step] = S::round(sums[r][c]);
+            }
           } else if constexpr (A::unit == 4 && 2 * A::pad == kernel_w - 1) {
             store_unit<S, 4>(to, sums[r]);  // as wide as the source
           } else {
@@ -148,10 +156,9 @@ __global__ void __launch_bounds__(kMaxThreads, resident_blocks(A::value, tile_ro
     }
     publish();
     __syncthreads();
-    send_runs<Type>(
-        1, [&](int) { return Run<Type>{out, shared + g.results_at, planes * result_plane}; });
+    send_runs<Type>(1, [&](int) { return Run<Type>{out, staged, planes * result_plane}; });
   }
-  wait_until_sent();
+  wait_until_sent<0>();
 }
 
 template <typename S>
@@ -164,6 +171,8 @@ struct Convolutions {
   static Convolve<S> of(const Geometry& g) {
     if constexpr (A::unit > 1) {
       return convolve<S, kernel_w, kWideRows, A>;
+    } else if constexpr (A::columns > 1) {
+      return convolve<S, kernel_w, kSharingRows[static_cast<int>(A::mode)], A>;
     } else {
       constexpr auto& rows = kTileRows[static_cast<int>(A::mode)];
       return g.tile_rows == rows[0] ? convolve<S, kernel_w, rows[0], A>

@@ -29,7 +29,6 @@ __global__ void __launch_bounds__(kMaxThreads, kStepBlocks)
   const Geometry& g = grid.g;
   const int taps = p.kernel_h * kernel_w;
   auto* filters = reinterpret_cast<float*>(shared + g.rest_at);
-  auto* staged = reinterpret_cast<Type*>(shared + g.results_at);
 
   const auto load = [&](RunLoader& loader, int slot, char* stage, const Unit& unit) {
     const RowRange rows = grid.source_rows(unit);
@@ -38,9 +37,10 @@ __global__ void __launch_bounds__(kMaxThreads, kStepBlocks)
                              grid.planes(unit) * rows.count() * g.w.source};
     });
   };
+  Pipeline pipeline(grid, shared, 1, load);  // first of all: the first loads take longest
   const Item first_item = item_at(grid, threadIdx.x);
   int filters_of = -1;
-  for (Pipeline pipeline(grid, shared, 1, load); pipeline.more(); pipeline.advance()) {
+  for (; pipeline.more(); pipeline.advance()) {
     const Unit& unit = pipeline.unit();
     const int planes = grid.planes(unit);
     if (unit.group != filters_of) {
@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(kMaxThreads, kStepBlocks)
       for (int i = threadIdx.x; i < grid.channels_of(unit) * taps; i += blockDim.x)
         filters[i] = S::widen(from[i]);
     }
-    wait_until_sent();
+    pipeline.wait_for_place();
     const auto* stage = reinterpret_cast<const Type*>(pipeline.wait());
 
     const RowRange rows = grid.source_rows(unit);
@@ -62,7 +62,8 @@ __global__ void __launch_bounds__(kMaxThreads, kStepBlocks)
     const int last_row = min(2 * (first_step + valid_steps) - p.pad_h, p.result_h);
     const int result_plane = (last_row - first_row) * p.result_w;
     Type* out = result + (grid.first_plane(unit) * p.result_h + first_row) * p.result_w;
-    Type* staged_out = staged + misalignment(out);
+    char* staged = shared + pipeline.results_at();
+    Type* staged_out = reinterpret_cast<Type*>(staged) + misalignment(out);
 
     for (int i = threadIdx.x; i < planes * g.plane_items; i += blockDim.x) {
       const Item item = i < blockDim.x ? first_item : item_at(grid, i);
@@ -120,10 +121,9 @@ __global__ void __launch_bounds__(kMaxThreads, kStepBlocks)
     }
     publish();
     __syncthreads();
-    send_runs<Type>(
-        1, [&](int) { return Run<Type>{out, shared + g.results_at, planes * result_plane}; });
+    send_runs<Type>(1, [&](int) { return Run<Type>{out, staged, planes * result_plane}; });
   }
-  wait_until_sent();
+  wait_until_sent<0>();
 }
 
 template <typename S>

@@ -10,11 +10,12 @@ namespace dwconv::tile {
 
 // Geometry as kernels want it.
 struct Grid : UnitGrid<Geometry> {
-  SmallDivisor strips, row_tiles, row_classes, plane_items, unit_channels;
+  SmallDivisor strips, column_classes, row_tiles, row_classes, plane_items, unit_channels;
 
   Grid(const Geometry& geometry, const Problem& problem, const Plan& plan)
       : UnitGrid(geometry, problem, plan),
         strips(g.strips),
+        column_classes(g.column_classes),
         row_tiles(g.row_tiles),
         row_classes(g.row_classes),
         plane_items(g.plane_items),
@@ -34,7 +35,7 @@ struct Grid : UnitGrid<Geometry> {
   }
 };
 
-// A tile of a unit.
+// A tile of a unit. With a dilation the last columns may be beyond the image.
 struct Item {
   int plane;
   int row;  // of its first result, in the band
@@ -43,7 +44,9 @@ struct Item {
 
 __device__ inline Item item_at(const Grid& grid, int index) {
   Item item;
-  item.column = grid.strips.remainder(index) * grid.g.access.columns();
+  int strip = grid.strips.remainder(index);
+  const int column_class = grid.column_classes.remainder(strip);
+  item.column = column_class + strip * grid.g.access.columns * grid.g.column_classes;
   const int tile = grid.row_tiles.remainder(index);
   const int row_class = grid.row_classes.remainder(index);
   item.plane = index;
@@ -76,55 +79,99 @@ __device__ inline void store_unit(typename S::Type* at, const float* values) {
   *reinterpret_cast<typename Word<count * sizeof(Type)>::Type*>(at) = unit.word;
 }
 
-// What a tile reads of one row: which elements lie inside the image, and their values. An element
-// outside is never loaded, and stays the zero that it was first. Rows alternate between two sets of
-// registers, so that one is loaded while the other is used.
+// What a tile reads of one row: which elements lie inside the image, and their values; those
+// outside are zero, and never loaded. Rows alternate between two sets of registers, so that one is
+// loaded while the other is used.
 template <typename S, int kernel_w, typename A>
 class TileRow {
  public:
   __device__ TileRow(int column, const Window& w)
-      : step_(A::mode == Mode::dilated ? w.dilation : 1) {
-    const int first = A::unit == 1 ? column * w.stride - w.pad : column - kLeft;
+      : step_(A::mode == Mode::dilated ? w.dilation : 1),
+        first_(A::unit == 1 ? column * w.stride - w.pad : column - kLeft) {
 #pragma unroll
     for (int i = 0; i < kUnits; ++i) {
-      inside_[i] =
-          static_cast<unsigned>(first + i * A::unit * step_) < static_cast<unsigned>(w.source);
+      const bool inside =
+          static_cast<unsigned>(first_ + i * A::unit * step_) < static_cast<unsigned>(w.source);
+      if (kSharing) {
+        bits_ |= static_cast<std::uint32_t>(inside) << i;
+      } else {
+        inside_[i] = inside;
+      }
     }
 #pragma unroll
     for (int set = 0; set < kSets; ++set)
 #pragma unroll
       for (int i = 0; i < kUnits * A::unit; ++i)
         values_[set][i] = 0;
-    first_ = first;
   }
 
   // Loads a row, `row` being its column 0, and says whether it counts. One that is not there is
-  // skipped by narrow tiles: a warp is on few rows, of which many may be outside. Wide ones read
-  // zeros instead: without a branch, loads of the rows to come are under way while others are used.
+  // skipped by tiles of one column: a warp is on few rows, of which many may be outside. Others
+  // read zeros instead: without a branch, loads of the rows to come are under way while others are
+  // used.
   __device__ bool load(int parity, const typename S::Type* row, bool there,
                        const typename S::Type* zeros) {
-    static_assert(A::unit == 1 || kUnits * A::unit * sizeof(typename S::Type) <= kZeroBytes);
-    if (A::unit == 1 && !there) return false;
-    const typename S::Type* from = A::unit == 1 || there ? row + first_ : zeros;
+    static_assert(A::columns == 1 ||
+                  (A::mode == Mode::dilated ? 1 : kUnits * A::unit) * sizeof(typename S::Type) <=
+                      kZeroBytes);
+    if (A::columns == 1 && !there) return false;
+    const typename S::Type* from = A::columns == 1 || there ? row + first_ : zeros;
+    const int step = A::mode != Mode::dilated || there ? step_ : 0;
+    // Unpacked anew for each row: as many predicates as there are elements do not exist, and ptxas
+    // would move them to registers and back.
+    std::uint32_t bits = bits_;
+    if (kSharing) asm volatile("" : "+r"(bits));
 #pragma unroll
-    for (int i = 0; i < kUnits; ++i)
-      if (inside_[i])
-        load_unit<S, A::unit>(&values_[parity % kSets][i * A::unit], from + i * A::unit * step_);
-    return true;
+    for (int i = 0; i < kUnits; ++i) {
+      float* value = &values_[parity % kSets][i * A::unit];
+      // With many elements, zeros that stay would take more registers than there are.
+      if (kSharing) *value = 0;
+      if (kSharing ? (bits >> i & 1) != 0 : inside_[i])
+        load_unit<S, A::unit>(value, from + i * A::unit * step);
+    }
+    return !kSharing || there;
   }
   // The element that tap j of result c reads.
   __device__ float operator()(int parity, int c, int j) const {
-    return values_[parity % kSets][c + j + (A::unit == 1 ? 0 : kLeft - A::pad)];
+    return values_[parity % kSets][c * A::stride + j + (A::unit == 1 ? 0 : kLeft - A::pad)];
   }
 
  private:
+  static constexpr bool kSharing = A::unit == 1 && A::columns > 1;
   static constexpr int kSets = 2;
   static constexpr int kLeft = round_up(A::pad, A::unit);
   static constexpr int kUnits =
-      A::unit == 1 ? kernel_w : (kLeft + 4 + round_up(kernel_w - 1 - A::pad, A::unit)) / A::unit;
+      A::unit == 1 ? (A::columns - 1) * A::stride + kernel_w
+                   : (kLeft + 4 + round_up(kernel_w - 1 - A::pad, A::unit)) / A::unit;
   int step_, first_;
+  std::uint32_t bits_ = 0;
   bool inside_[kUnits];
   float values_[kSets][kUnits * A::unit];
 };
+
+// Goes down `count` rows of the image; `row` is the first, `at` its column 0. `use(r)` is called
+// for each that counts. A tile of several columns loads a row while it uses the one before.
+template <int count, typename S, int kernel_w, typename A, typename Use>
+__device__ inline void walk_rows(TileRow<S, kernel_w, A>& elements, const typename S::Type* at,
+                                 int row, RowRange rows, const Window& h, int width,
+                                 const typename S::Type* zeros, const Use& use) {
+  constexpr bool ahead = A::columns > 1;
+  const int step = A::mode == Mode::dilated ? h.dilation : 1;
+  bool there = false;
+  if (ahead) there = elements.load(0, at, rows.holds(row), zeros);
+#pragma unroll
+  for (int r = 0; r < count; ++r) {
+    bool next = false;
+    if (!ahead) {
+      there = elements.load(r, at, rows.holds(row), zeros);
+    } else if (r + 1 < count) {
+      next = elements.load(r + 1, at + step * width, rows.holds(row + step), zeros);
+    }
+    if (there) use(r);
+    there = next;
+    row += step;
+    at += step * width;
+  }
+}
 
 }  // namespace dwconv::tile

@@ -64,7 +64,6 @@ __global__ void __launch_bounds__(kMaxThreads,
               typename S::Type* __restrict__ result) {
   using Type = typename S::Type;
   constexpr int tile_rows = kSumRows[static_cast<int>(A::mode)];
-  constexpr int stride = A::mode == Mode::strided ? 2 : 1;
   constexpr int columns = A::columns;
   extern __shared__ __align__(16) char shared[];
   const Grid& grid = p.grid;
@@ -72,8 +71,6 @@ __global__ void __launch_bounds__(kMaxThreads,
   auto* batch = reinterpret_cast<float*>(shared + g.rest_at);
   if (!p.partials.whole) let_next_kernel_start();
 
-  const auto* zeros = reinterpret_cast<const Type*>(shared + g.zeros_at);
-  zero_shared(shared + g.zeros_at, kZeroBytes);
   const auto load = [&](RunLoader& loader, int slot, char* stage, const Unit& unit) {
     const RowRange rows = grid.source_rows(unit);
     const int planes = grid.planes(unit);
@@ -84,13 +81,15 @@ __global__ void __launch_bounds__(kMaxThreads,
                                       planes * grid.result_rows(unit).count() * g.w.result};
     });
   };
+  Pipeline pipeline(grid, shared, 2, load);  // first of all: the first loads take longest
+  const auto* zeros = reinterpret_cast<const Type*>(shared + g.zeros_at);
+  zero_shared(shared + g.zeros_at, kZeroBytes);
   const int role = static_cast<int>(threadIdx.x) / g.round;
   const int first = static_cast<int>(threadIdx.x) - role * g.round;
   const int first_item = role < g.roles ? first : g.items;
   const Item item_of_thread = item_at(grid, first);
   float sums[filter_rows][kernel_w] = {};
 
-  Pipeline pipeline(grid, shared, 2, load);
   while (pipeline.more()) {
     const Unit unit = pipeline.unit();
     const int planes = grid.planes(unit);
@@ -104,7 +103,7 @@ __global__ void __launch_bounds__(kMaxThreads,
     const int valid_rows = grid.result_rows(unit).count();
     for (int i = first_item; i < planes * g.plane_items; i += g.round) {
       const Item item = i == first ? item_of_thread : item_at(grid, i);
-      if (item.row >= valid_rows) continue;
+      if (item.row >= valid_rows || item.column >= g.w.result) continue;
       const Type* from = grad_run + (item.plane * valid_rows + item.row) * g.w.result + item.column;
       float grad[tile_rows][columns];
 #pragma unroll
@@ -113,10 +112,13 @@ __global__ void __launch_bounds__(kMaxThreads,
         for (int c = 0; c < columns; ++c)
           grad[r][c] = 0;
         if (item.row + r * g.h.dilation < valid_rows) {
-          constexpr int unit = columns == 1 ? 1 : 2;
+          constexpr int unit = A::unit == 1 ? 1 : 2;
 #pragma unroll
-          for (int c = 0; c < columns; c += unit)
-            if (c == 0 || item.column + c < g.w.result) load_unit<S, unit>(&grad[r][c], from + c);
+          for (int c = 0; c < columns; c += unit) {
+            const int step = c * g.column_classes;
+            if (c == 0 || item.column + step < g.w.result)
+              load_unit<S, unit>(&grad[r][c], from + step);
+          }
         }
         from += g.h.dilation * g.w.result;
       }
@@ -125,23 +127,19 @@ __global__ void __launch_bounds__(kMaxThreads,
       row += role * filter_rows * g.h.dilation;
       at += role * filter_rows * g.h.dilation * g.w.source;
       TileRow<S, kernel_w, A> elements(item.column, g.w);
+      // Rows past the last one loaded belong to taps or results that do not exist.
+      walk_rows<(tile_rows - 1) * A::stride + filter_rows>(
+          elements, at, row, rows, g.h, g.w.source, zeros, [&](int r) {
 #pragma unroll
-      for (int r = 0; r < (tile_rows - 1) * stride + filter_rows; ++r) {
-        // Rows past the last one loaded belong to taps or results that do not exist.
-        if (elements.load(r, at, rows.holds(row), zeros)) {
+            for (int a = 0; a < filter_rows; ++a) {
+              if (r < a || (r - a) % A::stride != 0 || (r - a) / A::stride >= tile_rows) continue;
 #pragma unroll
-          for (int a = 0; a < filter_rows; ++a) {
-            if (r < a || (r - a) % stride != 0 || (r - a) / stride >= tile_rows) continue;
+              for (int c = 0; c < columns; ++c)
 #pragma unroll
-            for (int c = 0; c < columns; ++c)
-#pragma unroll
-              for (int b = 0; b < kernel_w; ++b)
-                sums[a][b] = fmaf(elements(r, c, b), grad[(r - a) / stride][c], sums[a][b]);
-          }
-        }
-        row += g.h.dilation;
-        at += g.h.dilation * g.w.source;
-      }
+                for (int b = 0; b < kernel_w; ++b)
+                  sums[a][b] = fmaf(elements(r, c, b), grad[(r - a) / A::stride][c], sums[a][b]);
+            }
+          });
     }
 
     pipeline.advance();

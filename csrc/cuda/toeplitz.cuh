@@ -243,7 +243,8 @@ __global__ void __launch_bounds__(kThreads, resident_blocks(A::value, false))
       for (int i = threadIdx.x; i < channels; i += kThreads)
         biases[i] = bias == nullptr ? 0.f : S::widen(bias[channel + i]);
     }
-    wait_until_sent();
+    pipeline.wait_for_place();
+    const int staged = pipeline.results_at();
     const auto run = static_cast<int>(pipeline.wait() - shared);
 
     const RowRange source_rows = grid.source_rows(unit);
@@ -268,7 +269,7 @@ __global__ void __launch_bounds__(kThreads, resident_blocks(A::value, false))
         continue;
       place.set(p, task, images);
       const Image<A::unit, A::windows> image = place.image_in(run, from);
-      const Output<S, A> out = place.output_in(g.results_at, to);
+      const Output<S, A> out = place.output_in(staged, to);
       // Rows of results of the task: without dilation they follow each other.
       const int first_row = first_result + A::result_rows * task.row;
       const int step = A::result_rows * g.row_classes;
@@ -287,10 +288,10 @@ __global__ void __launch_bounds__(kThreads, resident_blocks(A::value, false))
     __syncthreads();
     send_runs<Type>(images, [&](int i) {
       return Run<Type>{result + (to.first + i * grid.result.image),
-                       shared + g.results_at + i * g.result_run, to.count};
+                       shared + staged + i * g.result_run, to.count};
     });
   }
-  wait_until_sent();
+  wait_until_sent<0>();
 }
 
 template <typename S>

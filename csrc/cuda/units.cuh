@@ -1,4 +1,5 @@
-// How a launch's units of work are dealt out: equal runs of neighbours, one for each block.
+// How a launch's units of work are dealt out: in turn, or equal runs of neighbours, one for each
+// block.
 #pragma once
 
 #include <cstdint>
@@ -12,18 +13,9 @@ __host__ __device__ inline std::int64_t run_begin(std::int64_t units, std::int64
   return units * block / blocks;
 }
 
-// A unit of work: a group of channels, an image (or a block of them), a band of rows. Bands come
-// first, then images, so that a block keeps its channels for many units.
+// A unit of work: a group of channels, an image (or a block of them), a band of rows.
 struct Unit {
   int group, image, band;
-
-  __device__ void advance(int images, int bands) {
-    if (++band < bands) return;
-    band = 0;
-    if (++image < images) return;
-    image = 0;
-    ++group;
-  }
 };
 
 // Rows of an image: [first, last), first <= last.
@@ -36,31 +28,69 @@ struct RowRange {
   }
 };
 
-// The runs of a launch, with the divisions made ready by the host: before its first load a block
-// would wait a microsecond for them.
+// What each block of a launch has, with the divisions made ready by the host.
+//
+// In turn, units are counted as they lie in memory: bands, groups, images. In runs, images come
+// before groups, so that a block has its channels for many units.
 class Dealer {
  public:
   // With whole groups all units of a group are in one run.
-  Dealer(std::int64_t units, std::int64_t blocks, int images, int bands, bool whole_groups)
-      : piece_(whole_groups ? static_cast<std::int64_t>(images) * bands : 1),
+  Dealer(std::int64_t units, std::int64_t blocks, int groups, int images, int bands, bool in_turn,
+         bool whole_groups)
+      : units_(units),
+        piece_(whole_groups ? static_cast<std::int64_t>(images) * bands : 1),
         pieces_(units / piece_),
         blocks_(blocks),
-        images_(images),
-        bands_(bands) {}
-
-  __device__ std::int64_t begin(std::int64_t block) const {
-    return blocks_.quotient(pieces_ * block) * piece_;
+        bands_(bands),
+        middle_(in_turn ? groups : images),
+        in_turn_(in_turn) {
+    const std::int64_t step = in_turn ? blocks : 1;
+    step_band_ = static_cast<int>(step % bands);
+    step_middle_ = static_cast<int>(step / bands % middle_.value());
+    step_outer_ = static_cast<int>(step / bands / middle_.value());
   }
-  __device__ Unit unit(std::int64_t index) const {
+
+  __device__ Unit first(std::int64_t block) const {
+    const std::int64_t index = in_turn_ ? block : begin(block);
     const std::int64_t rest = bands_.quotient(index);
-    const std::int64_t group = images_.quotient(rest);
-    return {static_cast<int>(group), static_cast<int>(rest - group * images_.value()),
-            static_cast<int>(index - rest * bands_.value())};
+    const std::int64_t outer = middle_.quotient(rest);
+    const int middle = static_cast<int>(rest - outer * middle_.value());
+    const int band = static_cast<int>(index - rest * bands_.value());
+    if (in_turn_) return {middle, static_cast<int>(outer), band};
+    return {static_cast<int>(outer), middle, band};
+  }
+  // Units of a block. Never 2^31 of them: they would not fit any memory.
+  __device__ int count(std::int64_t block) const {
+    if (in_turn_) return static_cast<int>(blocks_.quotient(units_ - block + blocks_.value() - 1));
+    return static_cast<int>(begin(block + 1) - begin(block));
+  }
+  // To the block's next unit, digit by digit: all warps of a block would wait for a division.
+  __device__ void advance(Unit& unit) const {
+    const int carry = add(unit.band, step_band_, static_cast<int>(bands_.value()));
+    const int middles = static_cast<int>(middle_.value());
+    if (in_turn_) {
+      unit.image += step_outer_ + add(unit.group, step_middle_ + carry, middles);
+    } else {
+      unit.group += step_outer_ + add(unit.image, step_middle_ + carry, middles);
+    }
   }
 
  private:
-  std::int64_t piece_, pieces_;
-  Divisor blocks_, images_, bands_;
+  __device__ std::int64_t begin(std::int64_t block) const {
+    return blocks_.quotient(pieces_ * block) * piece_;
+  }
+  // Adds to a digit and returns what is carried.
+  __device__ static int add(int& digit, int step, int base) {
+    digit += step;
+    const int carry = digit >= base ? 1 : 0;
+    digit -= carry * base;
+    return carry;
+  }
+
+  std::int64_t units_, piece_, pieces_;
+  Divisor blocks_, bands_, middle_;
+  int step_band_, step_middle_, step_outer_;
+  bool in_turn_;
 };
 
 }  // namespace dwconv

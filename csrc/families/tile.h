@@ -15,30 +15,45 @@ inline constexpr int kMaxKernel = 11;
 // With dilation, only `dilated` knows that taps lie apart.
 enum class Mode : std::uint8_t { dense, strided, dilated };
 
-// How a thread reads a row. unit 1: its tile is one column, and neighbouring threads read
-// neighbouring elements, whatever the alignment. unit 2 or 4: its tile is 4 columns, which with
-// what lies `pad` before and kernel_w - 1 - pad after come in aligned pieces of `unit` elements: a
-// quarter of the instructions, where the row length and the padding allow it.
+// How a thread reads a row. unit 1: element by element, whatever the alignment; its tile is one
+// column, or several `dilation` apart, which share what they read. unit 2 or 4: its tile is 4
+// columns, which with what lies `pad` before and kernel_w - 1 - pad after come in aligned pieces of
+// `unit` elements: a quarter of the instructions, where the row length and the padding allow it.
 struct Access {
   Mode mode = Mode::dense;
   int unit = 1;
   int pad = 0;
+  int columns = 1;
 
-  constexpr int columns() const { return unit == 1 ? 1 : 4; }
+  constexpr int stride() const { return mode == Mode::strided ? 2 : 1; }
   constexpr bool operator==(const Access&) const = default;
 };
 
 // An access as a type: what kernels are compiled for.
-template <Mode mode_, int unit_ = 1, int pad_ = 0>
+template <Mode mode_, int unit_, int pad_, int columns_>
 struct Fixed {
-  static constexpr Access value{mode_, unit_, pad_};
+  static constexpr Access value{mode_, unit_, pad_, columns_};
   static constexpr Mode mode = mode_;
   static constexpr int unit = unit_;
   static constexpr int pad = pad_;
-  static constexpr int columns = value.columns();
+  static constexpr int columns = columns_;
+  static constexpr int stride = value.stride();
 };
+template <Mode mode>
+using OneColumn = Fixed<mode, 1, 0, 1>;
 
-// Zeros in shared memory, as many as a wide tile reads of a row.
+// The width of tiles of several columns read element by element. Odd, so that neighbouring threads
+// find their elements in different banks. Only float32 has them (16-bit filters of that size are
+// the toeplitz family's), and filters that are wide enough to share something.
+inline constexpr int kSharingColumns = 5;
+constexpr bool has_sharing_columns(DType dtype, int kernel_w) {
+  return dtype == DType::float32 && kernel_w >= 3;
+}
+template <Mode mode>
+using SharingColumns = Fixed<mode, 1, 0, kSharingColumns>;
+inline constexpr int kWideColumns = 4;
+
+// Zeros in shared memory, as many as a tile reads of a row.
 inline constexpr int kZeroBytes = 96;
 
 // The widths and paddings for which kernels with units of 2 and 4 are compiled: same, valid and
@@ -57,10 +72,15 @@ constexpr int wide_filters(DType dtype) {
 // the lower edge. The image sizes of most networks are multiples of 7.
 inline constexpr int kTileRows[3][2] = {{7, 14}, {7, 7}, {7, 5}};  // by mode, for one column
 inline constexpr int kWideRows = 7;
+inline constexpr int kSharingRows[3] = {7, 7, 5};
 inline constexpr int kSumRows[3] = {7, 7, 5};  // of a weight gradient
 
 // Filter rows that a thread keeps at a time; what is left of a filter goes row by row.
 inline constexpr int kFilterRows[kMaxKernel + 1] = {0, 4, 2, 3, 4, 5, 3, 7, 2, 3, 2, 3};
+inline constexpr int kSharingFilterRows[kMaxKernel + 1] = {0, 0, 0, 3, 4, 5, 3, 4, 4, 3, 3, 3};
+constexpr int filter_rows_of(const Access& access, int kernel_w) {
+  return (access.columns == kSharingColumns ? kSharingFilterRows : kFilterRows)[kernel_w];
+}
 
 // Of a weight gradient: its sums stay in registers, so a thread has this many filter rows, and
 // others of its block the rest.
@@ -72,8 +92,9 @@ constexpr int sum_filter_rows(int kernel_h, int kernel_w) {
 // Blocks of kMaxThreads on a multiprocessor that a kernel's registers allow: of 65,536, a thread
 // may take 64, 80 or 128.
 constexpr int resident_blocks(const Access& access, int tile_rows, int filter_rows, int kernel_w) {
+  if (access.columns == kSharingColumns) return access.mode == Mode::dense && kernel_w == 3 ? 3 : 2;
   const int row = access.unit == 1 ? 3 * kernel_w : kernel_w + 6;
-  const int registers = tile_rows * access.columns() + filter_rows * kernel_w + row;
+  const int registers = tile_rows * access.columns + filter_rows * kernel_w + row;
   return registers <= 26 ? 4 : registers <= 50 ? 3 : 2;
 }
 
@@ -99,13 +120,14 @@ struct Geometry {
   int planes = 1;  // of a unit: `channels` of each image
   int rows = 1;    // results of a band, along h
   int bands = 1;
-  int row_classes = 1;  // rows modulo the dilation
-  int row_tiles = 1;    // of a band, for each class of rows
-  int strips = 1;       // tiles side by side
-  int plane_items = 1;  // tiles of a plane
-  int items = 1;        // of a unit
-  int roles = 1;        // backward_weight: groups of threads, each with its filter rows
-  int round = 1;        // items that the threads of a role take at a time; 0: they cannot
+  int row_classes = 1;     // rows modulo the dilation
+  int row_tiles = 1;       // of a band, for each class of rows
+  int column_classes = 1;  // columns modulo the dilation, where a tile has several
+  int strips = 1;          // tiles side by side
+  int plane_items = 1;     // tiles of a plane
+  int items = 1;           // of a unit
+  int roles = 1;           // backward_weight: groups of threads, each with its filter rows
+  int round = 1;           // items that the threads of a role take at a time; 0: they cannot
   // Shared memory, in bytes: stages of a source run and perhaps a run of the output gradient, then
   // filters and results, or sums; barriers, and zeros that stand for a row outside the image.
   int stages_at = 0;
@@ -113,6 +135,7 @@ struct Geometry {
   int stage_bytes = 0;
   int rest_at = 0;
   int results_at = 0;
+  int result_bytes = 0;  // from one place for results to the other; 0 where there is one
   int barriers_at = 0;
   int zeros_at = 0;
   int shared_bytes = 0;

@@ -9,21 +9,23 @@ constexpr int capped(std::int64_t count) {
   return static_cast<int>(std::min(count, kTooMuch));
 }
 
-Access access_of(const Window& h, const Window& w, const Problem& problem) {
-  if (w.stride > 1) return {Mode::strided};
-  if (w.dilation > 1 || h.dilation > 1) return {Mode::dilated};
+Access access_of(const Window& h, const Window& w, const Problem& problem, int columns) {
+  if (w.stride > 1) return {Mode::strided, 1, 0, columns};
+  if (w.dilation > 1 || h.dilation > 1) return {Mode::dilated, 1, 0, columns};
+  const Access narrow{Mode::dense, 1, 0, columns};
   // Results leave in pairs.
-  if (w.source % 2 != 0 || w.result % 2 != 0) return {};
-  if (problem.pass == Pass::backward_weight && h.kernel != w.kernel && w.kernel != 11) return {};
+  if (w.source % 2 != 0 || w.result % 2 != 0) return narrow;
+  if (problem.pass == Pass::backward_weight && h.kernel != w.kernel && w.kernel != 11)
+    return narrow;
   for (int i = 0; i < wide_filters(problem.dtype); ++i) {
     if (kWideFilters[i].kernel_w != w.kernel || kWideFilters[i].pad != w.pad) continue;
     // Behind same padding, results leave in pieces of 4 where the source comes in them; with other
     // padding on the right they may not fit.
     const bool same = 2 * w.pad == w.kernel - 1;
     const bool fours = w.source % 4 == 0 && (!same || w.result % 4 == 0);
-    return {Mode::dense, fours ? 4 : 2, w.pad};
+    return {Mode::dense, fours ? 4 : 2, w.pad, kWideColumns};
   }
-  return {};
+  return narrow;
 }
 
 void choose_windows(Geometry& g, const Problem& problem, const Tiling& tiling) {
@@ -36,14 +38,17 @@ void choose_windows(Geometry& g, const Problem& problem, const Tiling& tiling) {
   const bool mirrored = problem.pass == Pass::backward_input;
   g.h = mirrored ? mirrored_window(problem.h) : forward_window(problem.h);
   g.w = mirrored ? mirrored_window(problem.w) : forward_window(problem.w);
-  g.access = access_of(g.h, g.w, problem);
+  g.access = access_of(g.h, g.w, problem, tiling.columns);
   if (problem.pass == Pass::backward_weight) {
     g.tile_rows = kSumRows[static_cast<int>(g.access.mode)];
     g.filter_rows = sum_filter_rows(g.h.kernel, g.w.kernel);
     g.roles = ceil_div(g.h.kernel, g.filter_rows);
   } else {
-    g.tile_rows = g.access.unit == 1 ? tiling.tile_rows : kWideRows;
-    g.filter_rows = kFilterRows[g.w.kernel];
+    g.tile_rows = g.access.columns == 1 ? tiling.tile_rows
+                  : g.access.columns == kSharingColumns
+                      ? kSharingRows[static_cast<int>(g.access.mode)]
+                      : kWideRows;
+    g.filter_rows = filter_rows_of(g.access, g.w.kernel);
   }
 }
 
@@ -69,7 +74,8 @@ Geometry geometry(const Problem& problem, const Tiling& tiling) {
   g.bands = ceil_div(g.h.result, g.rows);
   g.row_classes = std::min(g.h.dilation, g.rows);
   g.row_tiles = ceil_div(ceil_div(g.rows, g.h.dilation), g.tile_rows);
-  g.strips = ceil_div(g.w.result, g.access.columns());
+  g.column_classes = g.access.columns == 1 ? 1 : std::min(g.w.dilation, g.w.result);
+  g.strips = g.column_classes * ceil_div(ceil_div(g.w.result, g.column_classes), g.access.columns);
   g.plane_items = g.row_classes * g.row_tiles * g.strips;
   g.items = capped(static_cast<std::int64_t>(g.planes) * g.plane_items);
   g.units = static_cast<std::int64_t>(g.groups) * g.image_blocks * g.bands;
@@ -92,7 +98,13 @@ Geometry geometry(const Problem& problem, const Tiling& tiling) {
     const int taps = static_cast<int>(problem.taps());
     g.results_at = round_up(g.rest_at + g.channels * (taps + 1) * 4, 16);
     const int steps_run = run_bytes(elements(2 * g.rows, problem.w.input), bytes);
-    g.barriers_at = g.results_at + (by_phases(problem) ? steps_run : result_run);
+    if (by_phases(problem)) {
+      // Four times the source: one place for them.
+      g.barriers_at = g.results_at + steps_run;
+    } else {
+      g.result_bytes = result_run;
+      g.barriers_at = g.results_at + 2 * g.result_bytes;
+    }
   }
   g.zeros_at = g.barriers_at + round_up(8 * tiling.stages, 16);
   g.shared_bytes = g.zeros_at + kZeroBytes;

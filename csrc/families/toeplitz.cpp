@@ -11,20 +11,25 @@ namespace {
 using namespace toeplitz;
 
 // What an H100 gets through, for the choice among tilings and among families.
-constexpr double kBytesPerUs = 2.95e6;         // a large copy moves 3.0e6
+constexpr double kBytesPerUs = 3.1e6;          // a large copy moves 3.0e6
 constexpr double kCyclesPerUs = 1.75e3;        // of a multiprocessor
 constexpr double kIssue = 4;                   // warp instructions a cycle
 constexpr double kBusy = 0.8;                  // of its issue slots, at best
 constexpr double kCyclesPerInstruction = 4.2;  // of one warp alone
 constexpr double kBytesInFlight = 24 << 10;    // of a multiprocessor, to keep the memory busy
-constexpr double kLaunchUs = 3.5;              // an empty kernel
+constexpr double kLaunchUs = 6;                // an empty kernel takes 3.5
 constexpr double kSumUs = 7;                   // the kernel that adds the partial sums
+constexpr double kOnePlace = 1.03;             // N128 C96 56x56 k7 float16: 70 us, and 68 with two
+constexpr double kWeightBytes = 1.06;          // of a weight gradient, against those of others
+constexpr double kRuns = 1.025;                // bytes of runs, against those of units in turn
 constexpr double kSector = 32;                 // bytes that memory moves at least
 constexpr double kMultiplyCycles = 6.3;        // of a tensor core
 
 // Not measured one by one.
 constexpr double kStartCycles = 3000;      // of a block: the first loads, the filters
 constexpr double kUnitCycles = 1000;       // barriers, the first and last copies
+constexpr double kFiltersCycles = 1000;    // of a block, for other filters
+constexpr double kMatrixCycles = 150;      // of a warp, for each of a channel's matrices
 constexpr double kUnitInstructions = 250;  // of a warp
 constexpr double kTaskInstructions = 150;
 
@@ -62,8 +67,11 @@ double estimate(const Problem& problem, const Arch& arch, const Geometry& g, con
   const double issue = of_unit * resident_now * most / (kIssue * busy);
   const double tensor = tasks * steps * multiplications * kMultiplyCycles * resident_now * most / 4;
   const double rounds = ceil_div(tasks, kWarps);
-  const double serial =
-      most * (kUnitCycles + kCyclesPerInstruction * (rounds * of_task + kUnitInstructions));
+  const double filters = deal.one_group ? 0
+                                        : kFiltersCycles + kMatrixCycles * multiplications *
+                                                               ceil_div(g.channels, kWarps);
+  const double serial = most * (kUnitCycles + filters +
+                                kCyclesPerInstruction * (rounds * of_task + kUnitInstructions));
   const double compute = (kStartCycles + std::max({issue, tensor, serial})) / kCyclesPerUs;
 
   // Bytes. Of rows that neighbouring bands read twice the L2 has half. Runs begin and end within
@@ -77,10 +85,14 @@ double estimate(const Problem& problem, const Arch& arch, const Geometry& g, con
   const double in_flight = resident_now * (tiling.stages - 1) * loaded;
   const double starved = std::max(1.0, kBytesInFlight / in_flight);
   const double balance = most / (units / blocks);
-  const double memory = moved * (1 + 0.25 * reread) * sectors * starved * (0.5 + 0.5 * balance) /
+  const double memory = moved * (1 + 0.25 * reread) * sectors * starved * (0.5 + 0.5 * balance) *
+                        (weight         ? kWeightBytes
+                         : deal.in_turn ? 1
+                                        : kRuns) /
                         (kBytesPerUs * arch.multiprocessors / 132);
-  return kLaunchUs + (weight && !deal.whole_groups ? kSumUs : 0) + std::max(memory, compute) +
-         0.25 * std::min(memory, compute);
+  const double busiest = std::max(memory, compute) + 0.25 * std::min(memory, compute);
+  return kLaunchUs + (weight && !deal.whole_groups ? kSumUs : 0) +
+         busiest * (tiling.places == 1 && !weight ? kOnePlace : 1);
 }
 
 // The tiling with the lowest estimate; us < 0 where none fits.
@@ -91,9 +103,13 @@ double estimate(const Problem& problem, const Arch& arch, const Geometry& g, con
 Candidate search(const Problem& problem, const Arch& arch) {
   const bool weight = problem.pass == Pass::backward_weight;
   Candidate best;
-  const auto consider = [&](int planes, int images, int rows) {
-    const Tiling tiling{
-        .planes = planes, .images = images, .rows = rows, .stages = 2, .threads = kThreads};
+  const auto consider = [&](int planes, int images, int rows, int places) {
+    const Tiling tiling{.planes = planes,
+                        .images = images,
+                        .rows = rows,
+                        .stages = 2,
+                        .threads = kThreads,
+                        .places = places};
     const Geometry g = geometry(problem, tiling);
     if (g.shared_bytes > shared_per_block(arch)) return false;
     const int resident =
@@ -112,16 +128,19 @@ Candidate search(const Problem& problem, const Arch& arch) {
     return positions <= kPositions ||
            positions > 0.85 * kPositions * ceil_div(positions, kPositions);
   };
-  for (int planes = 1; planes <= most_planes; planes *= 2)
-    for (const int images : {1, 2, 3, 4, 5, 8, 16, 32, 64}) {
-      if (images > 1 && !fills(images)) continue;
-      if (images > problem.batch || !consider(planes, images, results)) break;
+  for (const int places : {1, 2}) {
+    if (weight && places == 2) continue;
+    for (int planes = 1; planes <= most_planes; planes *= 2)
+      for (const int images : {1, 2, 3, 4, 5, 8, 16, 32, 64}) {
+        if (images > 1 && !fills(images)) continue;
+        if (images > problem.batch || !consider(planes, images, results, places)) break;
+      }
+    for (int bands = 2; bands < results; ++bands) {
+      const int rows = ceil_div(results, bands);
+      if (ceil_div(results, rows) != bands) continue;
+      for (const int images : {1, 2, 4})
+        if (images > problem.batch || !consider(1, images, rows, places)) break;
     }
-  for (int bands = 2; bands < results; ++bands) {
-    const int rows = ceil_div(results, bands);
-    if (ceil_div(results, rows) != bands) continue;
-    for (const int images : {1, 2, 4})
-      if (images > problem.batch || !consider(1, images, rows)) break;
   }
   return best;
 }

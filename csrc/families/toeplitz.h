@@ -109,6 +109,7 @@ struct Geometry {
   int stage_bytes = 0;
   int rest_at = 0;
   int results_at = 0;
+  int result_bytes = 0;  // from one place for results to the other; 0 where there is one
   int barriers_at = 0;
   int shared_bytes = 0;
   std::int64_t units = 0;

@@ -87,7 +87,9 @@ Geometry geometry(const Problem& problem, const Tiling& tiling) {
   } else {
     const int filters = g.channels * (a.kernel_h * a.parts * 32 * 8 + 4);
     g.results_at = round_up(g.rest_at + filters, 16);
-    g.barriers_at = g.results_at + g.images * g.result_run;
+    const int results = g.images * g.result_run;
+    g.result_bytes = tiling.places == 2 ? results : 0;
+    g.barriers_at = g.results_at + tiling.places * results;
   }
   g.shared_bytes = g.barriers_at + std::max(8 * tiling.stages, kMarginBytes);
   return g;
