@@ -29,6 +29,8 @@ const FamilyPlanner& planner_of(Family family) {
       return kGenericPlanner;
     case Family::tile:
       return kTilePlanner;
+    case Family::plane:
+      return kPlanePlanner;
     case Family::toeplitz:
       return kToeplitzPlanner;
   }

@@ -21,6 +21,7 @@ from problems import (
     run_pass,
     takes,
 )
+from small_images import problems_for
 
 from dwconv import _C, _ops
 
@@ -158,6 +159,7 @@ CHOICES: dict[str, tuple[Problem, dict[str, Any], str]] = {
     "float64": (EVERYDAY, {"dtype": "float64"}, "generic"),
     "channels_last": (EVERYDAY, {"layout": "nhwc"}, "generic"),
     "multiplier": (replace(EVERYDAY, multiplier=2), {}, "generic"),
+    "small images": (replace(EVERYDAY, batch=128, channels=768, size=(7, 7)), {}, "plane"),
     "large kernel": (replace(EVERYDAY, kernel=(31, 31), padding=(15,) * 4), {}, "generic"),
 }
 
@@ -209,15 +211,18 @@ def test_no_images_need_no_blocks(dtype: str, pass_: str) -> None:
 RELEASE_ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 
 
+TUNED = [row for row in KERNELS if not row["name"].startswith("generic_")]
+
+
 @given(
-    problem=everyday_problems(),
-    row=st.sampled_from([row for row in KERNELS if not row["name"].startswith("generic_")]),
+    drawn=st.sampled_from(TUNED).flatmap(lambda row: st.tuples(st.just(row), problems_for(row))),
     compute_capability=st.sampled_from(RELEASE_ARCHITECTURES),
 )
 def test_everyday_problems_are_planned_for_every_architecture(
-    problem: Problem, row: dict[str, str], compute_capability: int
+    drawn: tuple[dict[str, str], Problem], compute_capability: int
 ) -> None:
     """The tuned families take them wherever they can run, with a launch that the device takes."""
+    row, problem = drawn
     toeplitz = row["name"].startswith("toeplitz_")
     if not takes(row, problem, compute_capability=compute_capability):
         columns = 7 * problem.stride[1] + problem.dilation[1] * (problem.kernel[1] - 1) + 1
@@ -271,7 +276,7 @@ def test_results_in_the_padding_are_left_to_others(
 @pytest.mark.parametrize("row", KERNELS, ids=lambda row: row["name"])
 def test_forced_kernel_is_taken(row: dict[str, str]) -> None:
     """For its own class of problems."""
-    problem = Problem()
+    problem = Problem(padding=(1, 1, 1, 1))
     answer = plan(problem, row["pass"], row["dtype"], row["layout"], kernel=row["name"])
     assert answer["kernel"] == row["name"]
     assert answer["runners_up"] == []

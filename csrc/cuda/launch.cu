@@ -2,6 +2,7 @@
 
 #include "check.cuh"
 #include "generic.h"
+#include "plane.h"
 #include "tile.h"
 #include "toeplitz.h"
 
