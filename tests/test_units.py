@@ -1,0 +1,114 @@
+"""Problems of many units of work: more units than blocks, and threads that take several columns."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from problems import DTYPES, PASSES, Problem, check_close, make_data, poisoned_memory, run_pass
+
+from dwconv import _C
+
+ForceKernel = Callable[[str | None], None]
+every_pass = pytest.mark.parametrize("pass_", PASSES)
+
+# Threads of the tile family take several columns of float32, which share what they read: filters
+# of each width, strides, dilations, columns that are no multiple of theirs.
+SHARED_COLUMNS = [
+    Problem(
+        batch=32,
+        channels=24,
+        size=size,
+        kernel=kernel,
+        stride=(stride, stride),
+        dilation=(dilation, dilation),
+        padding=(
+            rows := dilation * (kernel[0] // 2),
+            rows,
+            columns := dilation * (kernel[1] // 2),
+            columns,
+        ),
+        bias=stride == 1,
+    )
+    for size, kernel, stride, dilation in [
+        ((29, 25), (3, 3), 1, 1),
+        ((27, 51), (4, 4), 1, 1),
+        ((31, 45), (5, 5), 1, 1),
+        ((30, 35), (6, 6), 1, 1),
+        ((29, 55), (7, 7), 1, 1),
+        ((19, 38), (8, 8), 1, 1),
+        ((31, 43), (9, 9), 1, 1),
+        ((17, 29), (10, 10), 1, 1),
+        ((59, 45), (11, 11), 1, 1),
+        ((23, 39), (4, 11), 1, 1),
+        ((40, 25), (11, 4), 1, 1),
+        ((43, 59), (11, 11), 2, 1),
+        ((27, 28), (7, 7), 1, 3),
+        ((37, 32), (11, 11), 1, 2),
+        ((35, 33), (5, 6), 1, 4),
+    ]
+]
+
+# More units than blocks, which take them in turn.
+MANY_UNITS = {
+    "tile": Problem(batch=257, channels=24, size=(40, 41), padding=(1, 1, 1, 1), bias=True),
+    "plane": Problem(batch=1031, channels=72, size=(14, 14), padding=(1, 1, 1, 1), bias=True),
+    "toeplitz": Problem(batch=300, channels=24, size=(48, 48), padding=(1, 1, 1, 1), bias=True),
+}
+
+
+def plan(problem: Problem, pass_: str, dtype: str, family: str) -> dict[str, Any]:
+    arguments = problem.plan_arguments(pass_, dtype, "nchw")
+    return _C.plan(
+        **arguments,
+        kernel=f"{family}_{pass_}_{dtype}_nchw",
+        compute_capability=90,
+        multiprocessors=132,
+    )
+
+
+def check(problem: Problem, pass_: str, dtype: str, family: str, force_kernel: ForceKernel) -> None:
+    data = make_data(problem, DTYPES[dtype], torch.device("cuda"), "nchw")
+    force_kernel(f"{family}_{pass_}_{dtype}_nchw")
+    with poisoned_memory():
+        result = run_pass(pass_, problem, data)
+    check_close(pass_, problem, data, result)
+
+
+@pytest.mark.parametrize("pass_", ["forward", "backward_weight"])
+@pytest.mark.parametrize("problem", SHARED_COLUMNS, ids=lambda problem: problem.id)
+def test_threads_take_several_columns(problem: Problem, pass_: str) -> None:
+    """In float32; in 16 bits such filters are for the tensor cores."""
+    assert plan(problem, pass_, "float32", "tile")["tiling"]["columns"] == 5
+    assert plan(problem, pass_, "float16", "tile")["tiling"]["columns"] in (1, 4)
+
+
+@every_pass
+@pytest.mark.parametrize("family", MANY_UNITS)
+def test_whole_planes_are_taken_in_turn(family: str, pass_: str) -> None:
+    """Blocks go through memory together; those of a weight gradient keep their channels."""
+    problem = MANY_UNITS[family]
+    answer = plan(problem, pass_, "float16" if family == "toeplitz" else "float32", family)
+    assert answer["in_turn"] == (pass_ != "backward_weight")
+    tiling = answer["tiling"]
+    units = -(-problem.channels // tiling["planes"]) * -(-problem.batch // tiling["images"])
+    assert answer["blocks"] < units
+
+
+@pytest.mark.gpu
+@every_pass
+@pytest.mark.parametrize("problem", SHARED_COLUMNS, ids=lambda problem: problem.id)
+def test_several_columns_are_exact(problem: Problem, pass_: str, force_kernel: ForceKernel) -> None:
+    check(problem, pass_, "float32", "tile", force_kernel)
+
+
+@pytest.mark.gpu
+@every_pass
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("family", MANY_UNITS)
+def test_units_in_turn_are_exact(
+    family: str, dtype: str, pass_: str, force_kernel: ForceKernel
+) -> None:
+    if family == "toeplitz" and dtype == "float32":
+        family = "tile"
+    check(MANY_UNITS[family], pass_, dtype, family, force_kernel)
