@@ -64,11 +64,11 @@ class Pipeline {
         load_(load),
         loader_(reinterpret_cast<std::uint64_t*>(shared + grid.g.barriers_at), grid.stages, runs) {
     left_ = grid.dealer.count(blockIdx.x);
-    next_ = unit_ = grid.dealer.first(blockIdx.x);
+    unit_ = grid.dealer.first(blockIdx.x);
     __syncthreads();
 #pragma unroll 1
     for (int i = 0; i < grid.stages - 1; ++i)
-      start_next(i, i);
+      start(i, i);
   }
 
   __device__ bool more() const { return left_ > 0; }
@@ -94,7 +94,7 @@ class Pipeline {
     const int ahead = grid_.stages - 1;
     loader_.wait(slot_, ahead - 1);
     __syncthreads();
-    start_next(ahead, slot_ == 0 ? ahead : slot_ - 1);
+    start(ahead, slot_ == 0 ? ahead : slot_ - 1);
     return stage(slot_);
   }
   __device__ void advance() {
@@ -107,18 +107,21 @@ class Pipeline {
   __device__ char* stage(int slot) const {
     return shared_ + grid_.g.stages_at + slot * grid_.g.stage_bytes;
   }
-  // The next unit comes `ahead` units after the present one.
-  __device__ void start_next(int ahead, int slot) {
+  // Loads the unit that comes `ahead` units after the present one. It is found anew each time:
+  // registers are what the kernels have least of.
+  __device__ void start(int ahead, int slot) {
     if (ahead >= left_) return loader_.skip();
-    load_(loader_, slot, stage(slot), next_);
-    grid_.dealer.advance(next_);
+    Unit unit = unit_;
+    for (int i = 0; i < ahead; ++i)
+      grid_.dealer.advance(unit);
+    load_(loader_, slot, stage(slot), unit);
   }
 
   const Grid& grid_;
   char* shared_;
   const Load& load_;
   RunLoader loader_;
-  Unit unit_, next_;
+  Unit unit_;
   int left_;  // units, the present one included
   int slot_ = 0;
 };

@@ -3,17 +3,13 @@
 // fixed order.
 #pragma once
 
-#include "check.cuh"
 #include "plane.h"
 #include "plane_unit.cuh"
-#include "reduce.cuh"
+#include "sum_units.cuh"
 
 namespace dwconv::plane {
 
-struct WeightGradient {
-  Grid grid;
-  Partials partials;
-};
+using WeightGradient = UnitSums<Grid>;
 
 // Adds what a tile of the output gradient and its source give. Results that are not the lane's own
 // count as zero.
@@ -168,18 +164,9 @@ template <DType dtype>
 void launch_sum_units(const Problem& problem, const Plan& plan, const Tensors& tensors,
                       cudaStream_t stream) {
   using S = Scalar<dtype>;
-  using Type = typename S::Type;
   const Geometry g = geometry(problem, plan.tiling);
-  const WeightGradient p{Grid(g, problem, plan),
-                         partials_of(problem, g, plan.blocks, plan.whole_groups)};
-  const auto kernel = choose<SumKernels<S>>(g, problem);
-  allow_shared(kernel, g.shared_bytes);
-  auto* partial = static_cast<float*>(tensors.workspace);
-  kernel<<<static_cast<unsigned>(plan.blocks), plan.threads, g.shared_bytes, stream>>>(
-      p, static_cast<const Type*>(tensors.input), static_cast<const Type*>(tensors.output), partial,
-      static_cast<Type*>(tensors.weight));
-  check_launch("plane sum_units");
-  launch_add_partials<S>(p.partials, partial, static_cast<Type*>(tensors.weight), stream);
+  launch_unit_sums<S>("plane sum_units", choose<SumKernels<S>>(g, problem), Grid(g, problem, plan),
+                      problem, plan, tensors, stream);
 }
 
 }  // namespace dwconv::plane

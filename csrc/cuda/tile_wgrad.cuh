@@ -3,17 +3,14 @@
 // the blocks, are added in a fixed order.
 #pragma once
 
-#include "reduce.cuh"
+#include "sum_units.cuh"
 #include "tile.h"
 #include "tile_choice.cuh"
 #include "tile_unit.cuh"
 
 namespace dwconv::tile {
 
-struct WeightGradient {
-  Grid grid;
-  Partials partials;
-};
+using WeightGradient = UnitSums<Grid>;
 
 // The sums of one batch over the threads that share a channel and a role, added in the order of the
 // threads by `parts` lanes each.
@@ -188,18 +185,9 @@ template <DType dtype>
 void launch_sum_units(const Problem& problem, const Plan& plan, const Tensors& tensors,
                       cudaStream_t stream) {
   using S = Scalar<dtype>;
-  using Type = typename S::Type;
   const Geometry g = geometry(problem, plan.tiling);
-  const WeightGradient p{Grid(g, problem, plan),
-                         partials_of(problem, g, plan.blocks, plan.whole_groups)};
-  const auto kernel = choose<SumKernels<S>, dtype>(g);
-  allow_shared(kernel, g.shared_bytes);
-  auto* partial = static_cast<float*>(tensors.workspace);
-  kernel<<<static_cast<unsigned>(plan.blocks), plan.threads, g.shared_bytes, stream>>>(
-      p, static_cast<const Type*>(tensors.input), static_cast<const Type*>(tensors.output), partial,
-      static_cast<Type*>(tensors.weight));
-  check_launch("tile sum_units");
-  launch_add_partials<S>(p.partials, partial, static_cast<Type*>(tensors.weight), stream);
+  launch_unit_sums<S>("tile sum_units", choose<SumKernels<S>, dtype>(g), Grid(g, problem, plan),
+                      problem, plan, tensors, stream);
 }
 
 }  // namespace dwconv::tile

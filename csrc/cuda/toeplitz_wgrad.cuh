@@ -5,19 +5,15 @@
 // are added in a fixed order.
 #pragma once
 
-#include "check.cuh"
 #include "mma.cuh"
-#include "reduce.cuh"
+#include "sum_units.cuh"
 #include "toeplitz.h"
 #include "toeplitz_choice.cuh"
 #include "toeplitz_window.cuh"
 
 namespace dwconv::toeplitz {
 
-struct WeightGradient {
-  Grid grid;
-  Partials partials;
-};
+using WeightGradient = UnitSums<Grid>;
 
 // A walk down the rows of a task. `ring` rows of the output gradient stay: step t of the source
 // meets rows t - ring + 1 to t of it. `source` and `grad` are where their loaded rows begin.
@@ -253,18 +249,10 @@ template <DType dtype>
 void launch_sum_units(const Problem& problem, const Plan& plan, const Tensors& tensors,
                       cudaStream_t stream) {
   using S = Scalar<dtype>;
-  using Type = typename S::Type;
   const Geometry g = geometry(problem, plan.tiling);
-  const WeightGradient p{.grid = Grid(g, problem, plan),
-                         .partials = partials_of(problem, g, plan.blocks, plan.whole_groups)};
-  const auto kernel = choose<SumKernels<S>, Mode::dense, Mode::strided>(g.access);
-  allow_shared(kernel, g.shared_bytes);
-  auto* partial = static_cast<float*>(tensors.workspace);
-  kernel<<<static_cast<unsigned>(plan.blocks), plan.threads, g.shared_bytes, stream>>>(
-      p, static_cast<const Type*>(tensors.input), static_cast<const Type*>(tensors.output), partial,
-      static_cast<Type*>(tensors.weight));
-  check_launch("toeplitz sum_units");
-  launch_add_partials<S>(p.partials, partial, static_cast<Type*>(tensors.weight), stream);
+  launch_unit_sums<S>("toeplitz sum_units",
+                      choose<SumKernels<S>, Mode::dense, Mode::strided>(g.access),
+                      Grid(g, problem, plan), problem, plan, tensors, stream);
 }
 
 }  // namespace dwconv::toeplitz

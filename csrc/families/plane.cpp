@@ -182,13 +182,7 @@ Answer plan_launch(const Kernel& kernel, const Problem& problem, const Arch& arc
   if (auto reason = refuse(problem)) return *std::move(reason);
   const Candidate best = search(problem, arch);
   if (best.us < 0) return "its units do not fit the shared memory of the device";
-  Plan plan = plan_of(kernel, best);
-  if (problem.pass == Pass::backward_weight && !plan.whole_groups) {
-    plan.slices = plan.blocks;
-    plan.workspace_bytes =
-        partials_of(problem, geometry(problem, best.tiling), plan.blocks, false).bytes();
-  }
-  return plan;
+  return plan_of(kernel, problem, best, geometry(problem, best.tiling));
 }
 
 }  // namespace

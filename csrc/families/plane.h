@@ -7,7 +7,6 @@
 // taps in the padding are left out when the kernel is compiled.
 #pragma once
 
-#include "partials.h"
 #include "unit.h"
 
 namespace dwconv::plane {
@@ -96,17 +95,5 @@ constexpr int exact_tile(const Problem& problem) {
 }
 
 Geometry geometry(const Problem& problem, const Tiling& tiling);
-
-// Of a weight gradient.
-constexpr Partials partials_of(const Problem& problem, const Geometry& g, std::int64_t blocks,
-                               bool whole_groups) {
-  return with_segments({.units = g.units,
-                        .units_per_group = g.image_blocks,
-                        .blocks = blocks,
-                        .channels = problem.channels,
-                        .planes = g.channels,
-                        .taps = static_cast<int>(problem.taps()),
-                        .whole = whole_groups});
-}
 
 }  // namespace dwconv::plane

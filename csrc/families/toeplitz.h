@@ -7,7 +7,6 @@
 // of one class modulo the dilation) together.
 #pragma once
 
-#include "partials.h"
 #include "unit.h"
 
 namespace dwconv::toeplitz {
@@ -129,17 +128,5 @@ struct Geometry {
 };
 
 Geometry geometry(const Problem& problem, const Tiling& tiling);
-
-// Of a weight gradient.
-constexpr Partials partials_of(const Problem& problem, const Geometry& g, std::int64_t blocks,
-                               bool whole_groups) {
-  return with_segments({.units = g.units,
-                        .units_per_group = static_cast<std::int64_t>(g.image_blocks) * g.bands,
-                        .blocks = blocks,
-                        .channels = problem.channels,
-                        .planes = g.channels,
-                        .taps = static_cast<int>(problem.taps()),
-                        .whole = whole_groups});
-}
 
 }  // namespace dwconv::toeplitz

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "../plan.h"
+#include "partials.h"
 
 namespace dwconv {
 
@@ -157,8 +158,23 @@ void consider_deals(Candidate& best, const Problem& problem, const Arch& arch, c
   consider(deal_runs(g.groups, per_group, all, false));
 }
 
-// Without the workspace of a weight gradient's partial sums.
-inline Plan plan_of(const Kernel& kernel, const Candidate& best) {
+// Of a weight gradient.
+template <typename Geometry>
+constexpr Partials partials_of(const Problem& problem, const Geometry& g, std::int64_t blocks,
+                               bool whole_groups) {
+  return with_segments({.units = g.units,
+                        .units_per_group = static_cast<std::int64_t>(g.image_blocks) * g.bands,
+                        .blocks = blocks,
+                        .channels = problem.channels,
+                        .planes = g.channels,
+                        .taps = static_cast<int>(problem.taps()),
+                        .whole = whole_groups});
+}
+
+// The plan of the best tiling, of which `g` is the geometry.
+template <typename Geometry>
+Plan plan_of(const Kernel& kernel, const Problem& problem, const Candidate& best,
+             const Geometry& g) {
   Plan plan;
   plan.kernel = &kernel;
   plan.blocks = best.deal.blocks;
@@ -167,6 +183,10 @@ inline Plan plan_of(const Kernel& kernel, const Candidate& best) {
   plan.in_turn = best.deal.in_turn;
   plan.tiling = best.tiling;
   plan.estimate_us = best.us;
+  if (problem.pass == Pass::backward_weight && !plan.whole_groups) {
+    plan.slices = plan.blocks;
+    plan.workspace_bytes = partials_of(problem, g, plan.blocks, false).bytes();
+  }
   return plan;
 }
 
