@@ -2,18 +2,16 @@
 // the filters in registers, and many blocks of a multiprocessor hide each other's waits.
 #pragma once
 
-#include "check.cuh"
+#include "launch_units.cuh"
 #include "plane.h"
 #include "plane_unit.cuh"
 
 namespace dwconv::plane {
 
-// What a multiprocessor takes at all, as far as it matters. CUDA programming guide, technical
-// specifications by compute capability.
-#if __CUDA_ARCH__ == 750 || __CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 870
-inline constexpr int kMostBlocks = 16;
+#ifdef __CUDA_ARCH__
+inline constexpr int kMostBlocks = most_blocks(__CUDA_ARCH__ / 10);
 #else
-inline constexpr int kMostBlocks = 24;
+inline constexpr int kMostBlocks = most_blocks(0);  // the host launches, and compiles no kernel
 #endif
 
 struct Convolution {
@@ -180,17 +178,11 @@ template <DType dtype>
 void launch_convolve(const Problem& problem, const Plan& plan, const Tensors& tensors,
                      cudaStream_t stream) {
   using S = Scalar<dtype>;
-  using Type = typename S::Type;
   const bool mirrored = problem.pass == Pass::backward_input;
   const Geometry g = geometry(problem, plan.tiling);
   const Convolution p{Grid(g, problem, plan), mirrored};
   const auto kernel = choose<Convolutions<S>>(g, problem);
-  allow_shared(kernel, g.shared_bytes);
-  kernel<<<static_cast<unsigned>(plan.blocks), kLanes, g.shared_bytes, stream>>>(
-      p, static_cast<const Type*>(mirrored ? tensors.output : tensors.input),
-      static_cast<const Type*>(tensors.weight), static_cast<const Type*>(tensors.bias),
-      static_cast<Type*>(mirrored ? tensors.input : tensors.output));
-  check_launch("plane convolve");
+  launch_convolution<S>("plane convolve", kernel, p, problem, plan, tensors, stream);
 }
 
 }  // namespace dwconv::plane

@@ -3,9 +3,9 @@
 // fixed order.
 #pragma once
 
+#include "launch_units.cuh"
 #include "plane.h"
 #include "plane_unit.cuh"
-#include "sum_units.cuh"
 
 namespace dwconv::plane {
 

@@ -3,7 +3,7 @@
 // before it is computed, and so are its results.
 #pragma once
 
-#include "check.cuh"
+#include "launch_units.cuh"
 #include "tile.h"
 #include "tile_choice.cuh"
 #include "tile_unit.cuh"
@@ -185,17 +185,11 @@ template <DType dtype>
 void launch_convolve(const Problem& problem, const Plan& plan, const Tensors& tensors,
                      cudaStream_t stream) {
   using S = Scalar<dtype>;
-  using Type = typename S::Type;
   const bool mirrored = problem.pass == Pass::backward_input;
   const Geometry g = geometry(problem, plan.tiling);
   const Convolution p{Grid(g, problem, plan), mirrored};
   const auto kernel = choose<Convolutions<S>, dtype>(g);
-  allow_shared(kernel, g.shared_bytes);
-  kernel<<<static_cast<unsigned>(plan.blocks), plan.threads, g.shared_bytes, stream>>>(
-      p, static_cast<const Type*>(mirrored ? tensors.output : tensors.input),
-      static_cast<const Type*>(tensors.weight), static_cast<const Type*>(tensors.bias),
-      static_cast<Type*>(mirrored ? tensors.input : tensors.output));
-  check_launch("tile convolve");
+  launch_convolution<S>("tile convolve", kernel, p, problem, plan, tensors, stream);
 }
 
 }  // namespace dwconv::tile

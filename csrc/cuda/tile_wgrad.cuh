@@ -3,7 +3,7 @@
 // the blocks, are added in a fixed order.
 #pragma once
 
-#include "sum_units.cuh"
+#include "launch_units.cuh"
 #include "tile.h"
 #include "tile_choice.cuh"
 #include "tile_unit.cuh"

@@ -4,7 +4,7 @@
 // memory.
 #pragma once
 
-#include "check.cuh"
+#include "launch_units.cuh"
 #include "toeplitz.h"
 #include "toeplitz_choice.cuh"
 #include "toeplitz_filter.cuh"
@@ -311,7 +311,6 @@ template <DType dtype>
 void launch_convolve(const Problem& problem, const Plan& plan, const Tensors& tensors,
                      cudaStream_t stream) {
   using S = Scalar<dtype>;
-  using Type = typename S::Type;
   const bool backward = problem.pass == Pass::backward_input;
   const Geometry g = geometry(problem, plan.tiling);
   const Axis &h = problem.h, &w = problem.w;
@@ -324,12 +323,7 @@ void launch_convolve(const Problem& problem, const Plan& plan, const Tensors& te
                       .pad_w = static_cast<int>(w.pad_before)};
   const auto kernel = backward ? choose<Convolutions<S>, Mode::dense, Mode::phases>(g.access)
                                : choose<Convolutions<S>, Mode::dense, Mode::strided>(g.access);
-  allow_shared(kernel, g.shared_bytes);
-  kernel<<<static_cast<unsigned>(plan.blocks), plan.threads, g.shared_bytes, stream>>>(
-      p, static_cast<const Type*>(backward ? tensors.output : tensors.input),
-      static_cast<const Type*>(tensors.weight), static_cast<const Type*>(tensors.bias),
-      static_cast<Type*>(backward ? tensors.input : tensors.output));
-  check_launch("toeplitz convolve");
+  launch_convolution<S>("toeplitz convolve", kernel, p, problem, plan, tensors, stream);
 }
 
 }  // namespace dwconv::toeplitz

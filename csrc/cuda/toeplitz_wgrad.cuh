@@ -5,8 +5,8 @@
 // are added in a fixed order.
 #pragma once
 
+#include "launch_units.cuh"
 #include "mma.cuh"
-#include "sum_units.cuh"
 #include "toeplitz.h"
 #include "toeplitz_choice.cuh"
 #include "toeplitz_window.cuh"

@@ -12,8 +12,8 @@ namespace {
 
 using namespace plane;
 
-// What an H100 gets through, for the choice among tilings and among families. Not measured yet, but
-// for the first four.
+// What an H100 gets through, for the choice among tilings and among families. Instructions are
+// counted in compiled kernels, the rest is fitted to a dozen problems (csrc/cuda/LADDER.md).
 constexpr double kBytesPerUs = 2.95e6;       // a large copy moves 3.0e6
 constexpr double kRuns = 1.025;              // bytes of runs, against those of units in turn
 constexpr double kLaunchUs = 3;              // an empty kernel takes 3.5
@@ -25,23 +25,6 @@ constexpr double kUnitInstructions = 150;    // of a warp: barriers, addresses, 
 constexpr double kFilterInstructions = 200;  // of a warp, for other filters
 constexpr double kSumInstructions = 12;      // of a warp, for each sum that its lanes add
 constexpr double kBlockUs = 0.2;             // the first filters, the first barriers
-
-// Blocks of one warp that a multiprocessor takes at all. CUDA programming guide, technical
-// specifications by compute capability.
-constexpr int most_blocks(const Arch& arch) {
-  switch (arch.compute_capability) {
-    case 75:
-    case 86:
-    case 87:
-      return 16;
-    case 89:
-    case 120:
-    case 121:
-      return 24;
-    default:
-      return 32;
-  }
-}
 
 // Instructions of a tile.
 double tile_instructions(const Problem& problem, const Geometry& g) {
@@ -112,8 +95,9 @@ Candidate search(const Problem& problem, const Arch& arch) {
     const Geometry g = geometry(problem, tiling);
     if (g.lanes > tiling.threads || g.shared_bytes > shared_per_block(arch)) return;
     const int blocks = resident_blocks(g.access, kernel, weight);
-    const int resident = std::min({weight ? blocks * kMaxThreads / tiling.threads : blocks,
-                                   most_blocks(arch), blocks_that_fit(arch, g.shared_bytes)});
+    const int resident =
+        std::min({weight ? blocks * kMaxThreads / tiling.threads : blocks,
+                  most_blocks(arch.compute_capability), blocks_that_fit(arch, g.shared_bytes)});
     consider_deals(best, problem, arch, g, tiling, resident,
                    [&](const Deal& dealt) { return estimate(problem, arch, g, tiling, dealt); });
   };

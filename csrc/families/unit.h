@@ -91,6 +91,22 @@ constexpr int shared_per_block(const Arch& arch) {
   return shared_per_multiprocessor(arch) - shared_reserve(arch);
 }
 
+// Blocks that a multiprocessor takes at all. CUDA programming guide, as above.
+constexpr int most_blocks(int compute_capability) {
+  switch (compute_capability) {
+    case 75:
+    case 86:
+    case 87:
+      return 16;
+    case 89:
+    case 120:
+    case 121:
+      return 24;
+    default:
+      return 32;
+  }
+}
+
 // How units are dealt out to blocks of which `resident` run at a time.
 struct Deal {
   std::int64_t blocks = 1;

@@ -1,4 +1,4 @@
-// Weight gradients by units: what their kernels are given, and how they are launched.
+// How kernels that walk over units are launched: convolutions, and weight gradients.
 #pragma once
 
 #include "launcher.h"
@@ -7,6 +7,24 @@
 
 namespace dwconv {
 
+// Forward, or input gradient: `kernel` takes source, filters, bias and result after `p`, which has
+// the grid of units.
+template <typename S, typename Kernel, typename Convolution>
+void launch_convolution(const char* name, Kernel kernel, const Convolution& p,
+                        const Problem& problem, const Plan& plan, const Tensors& tensors,
+                        cudaStream_t stream) {
+  using Type = typename S::Type;
+  const bool backward = problem.pass == Pass::backward_input;
+  const int shared_bytes = p.grid.g.shared_bytes;
+  allow_shared(kernel, shared_bytes);
+  kernel<<<static_cast<unsigned>(plan.blocks), plan.threads, shared_bytes, stream>>>(
+      p, static_cast<const Type*>(backward ? tensors.output : tensors.input),
+      static_cast<const Type*>(tensors.weight), static_cast<const Type*>(tensors.bias),
+      static_cast<Type*>(backward ? tensors.input : tensors.output));
+  check_launch(name);
+}
+
+// What the kernels of weight gradients are given.
 template <typename Grid>
 struct UnitSums {
   Grid grid;
