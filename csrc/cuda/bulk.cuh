@@ -51,7 +51,7 @@ struct Run {
 };
 
 // Loads runs into the slots of a ring in shared memory, ahead of their use. All threads of the
-// block call everything, one slot after the other.
+// block call everything else, one slot after the other.
 class RunLoader {
  public:
   // `barriers` holds one number for each slot, which takes `runs` runs. A barrier of the block must
@@ -64,6 +64,15 @@ class RunLoader {
         init_barrier(barriers_ + 8 * i, runs);
       asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
+#endif
+  }
+
+  // Whether this thread has a part in the loads of a slot; others need not call `load`.
+  __device__ bool loads() const {
+#if __CUDA_ARCH__ >= 900
+    return static_cast<int>(threadIdx.x) < runs_;
+#else
+    return true;
 #endif
   }
 
@@ -97,7 +106,11 @@ class RunLoader {
   }
 
   // In place of a load where none is left, so that the count of loads under way stays right.
-  __device__ void skip() const { commit_copies(); }
+  __device__ void skip() const {
+#if __CUDA_ARCH__ < 900
+    commit_copies();
+#endif
+  }
 
   // Waits for the slot's runs, each slot in turn; `behind` loads have been started (or skipped)
   // since. A barrier of the block must follow.

@@ -12,29 +12,26 @@ namespace dwconv {
 template <typename Geometry>
 struct UnitGrid {
   Geometry g;
-  std::int64_t channels;  // of the problem
+  int channels;  // of the problem
   int batch;
   int stages;
   Dealer dealer;
 
   UnitGrid(const Geometry& geometry, const Problem& problem, const Plan& plan)
       : g(geometry),
-        channels(problem.channels),
+        channels(static_cast<int>(problem.channels)),
         batch(static_cast<int>(problem.batch)),
         stages(plan.tiling.stages),
         dealer(g.units, plan.blocks, g.groups, g.image_blocks, g.bands, plan.in_turn,
                plan.whole_groups) {}
 
-  __device__ std::int64_t first_channel(const Unit& unit) const {
-    return static_cast<std::int64_t>(unit.group) * g.channels;
-  }
+  __device__ std::int64_t first_channel(const Unit& unit) const { return unit.group * g.channels; }
   __device__ std::int64_t first_plane(const Unit& unit) const {
     return static_cast<std::int64_t>(unit.image) * g.images * channels + first_channel(unit);
   }
   // The last group may have fewer channels, the last block fewer images, the last band fewer rows.
   __device__ int channels_of(const Unit& unit) const {
-    const std::int64_t left = channels - first_channel(unit);
-    return left < g.channels ? static_cast<int>(left) : g.channels;
+    return min(g.channels, channels - unit.group * g.channels);
   }
   __device__ int images_of(const Unit& unit) const {
     return min(g.images, batch - unit.image * g.images);
@@ -111,7 +108,9 @@ class Pipeline {
   // registers are what the kernels have least of.
   __device__ void start(int ahead, int slot) {
     if (ahead >= left_) return loader_.skip();
+    if (!loader_.loads()) return;
     Unit unit = unit_;
+#pragma unroll 1
     for (int i = 0; i < ahead; ++i)
       grid_.dealer.advance(unit);
     load_(loader_, slot, stage(slot), unit);

@@ -26,7 +26,8 @@ struct Grid : UnitGrid<Geometry> {
     const int images_here = images_of(unit), channels_here = channels_of(unit);
     const bool there = image < images_here && channel < channels_here;
     const int planes = g.runs == 1 ? channels_here * images_here : min(g.run_planes, channels_here);
-    return {tensor + (first_plane(unit) + image * channels + channel) * g.plane,
+    return {tensor + (first_plane(unit) + static_cast<std::int64_t>(image) * channels + channel) *
+                         g.plane,
             stage + index * g.run_step, there ? planes * g.plane : 0};
   }
 };
@@ -81,7 +82,8 @@ struct Lane {
   __device__ int corner(const Type* tensor, const Grid& grid, const Unit& unit) const {
     constexpr unsigned per_vector = 16 / sizeof(Type);
     const int image = grid.g.runs == 1 ? 0 : grid.unit_channels.quotient(plane);
-    const auto run = static_cast<unsigned>(grid.first_plane(unit) + image * grid.channels);
+    const auto run = static_cast<unsigned>(grid.first_plane(unit)) +
+                     static_cast<unsigned>(image) * grid.channels;
     return first + static_cast<int>((misalignment(tensor) + run * grid.g.plane) % per_vector);
   }
 };

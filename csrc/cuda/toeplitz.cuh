@@ -20,6 +20,11 @@ struct Output {
   int at[2];  // bytes of shared memory, in the row that is counted as 0
   bool has[2][kColumns];
 
+  __device__ void move(int bytes) {
+#pragma unroll
+    for (int& one : at)
+      one += bytes;
+  }
   // One row, `row` bytes from row 0.
   template <bool pairs>
   __device__ void store(char* row, const float (&sums)[kColumns / 2][4]) const {
@@ -103,16 +108,30 @@ __device__ inline void set(float (&row)[tiles][4], float value) {
       sum = value;
 }
 
+// Four numbers that are equal, which the compiler is not told: it would put them together anew for
+// each of the instructions that take them.
+__device__ inline void spread(float (&four)[4], float value) {
+#pragma unroll
+  for (float& one : four)
+    asm volatile("mov.b32 %0, %1;" : "=f"(one) : "f"(value));
+}
+// A product that is not computed anew for each step.
+__device__ inline int in_register(int value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+
 // A walk down the rows of a task. Step t of the source adds to results t - ring + 1 to t, which are
 // under way at a time. Result t - ring, finished one step before, is stored while the next rows are
 // loaded.
 template <typename S, typename A, bool pairs>
-__device__ inline void walk(const Convolution& p, const Image<A::unit, A::windows>& image,
+__device__ inline void walk(const Convolution& p, Image<A::unit, A::windows> image,
                             const Steps& steps, int source_rows, const uint2* matrices, float start,
-                            const Output<S, A>& out, RowRange result_rows, char* shared) {
+                            Output<S, A> out, RowRange result_rows, char* shared) {
   using Type = typename S::Type;
   constexpr int ring = A::ring;
-  constexpr int tiles = A::mode == Mode::phases ? 2 : 1;  // of columns
+  constexpr bool phases = A::mode == Mode::phases;
+  constexpr int tiles = phases ? 2 : 1;  // of columns
   std::uint32_t filter[A::kernel_h][A::parts][2];
 #pragma unroll
   for (int i = 0; i < A::kernel_h; ++i)
@@ -122,7 +141,8 @@ __device__ inline void walk(const Convolution& p, const Image<A::unit, A::window
       filter[i][part][0] = two.x;
       filter[i][part][1] = two.y;
     }
-  float starts[4] = {start, start, start, start};
+  float starts[4];
+  spread(starts, start);
   float sums[ring][A::result_rows][tiles][4];
 #pragma unroll
   for (auto& results : sums)
@@ -131,35 +151,50 @@ __device__ inline void walk(const Convolution& p, const Image<A::unit, A::window
       set(row, start);
 
   const int dilation = p.grid.g.h.dilation;  // 1 but in dense mode
-  const int pitch = p.grid.g.w.source * 2;
+  const int pitch = p.grid.g.w.source * 2, result_pitch = p.grid.result.row * 2;
+  // Rows are loaded one step ahead, the last one twice. Of two rows one may be outside.
   int source_row = steps.row + steps.first * A::source_rows * dilation;
+  const int step = in_register(A::source_rows * dilation * pitch);
+  // With phases a task may have no step at all.
+  if (A::source_rows == 1) image.move(max(min(source_row, source_rows - 1), 0) * pitch);
+  const auto last = image.last((steps.last - 1 - steps.first) * step);
   typename Image<A::unit, A::windows>::Words words[A::source_rows];
   const auto load = [&] {
+    if constexpr (A::source_rows == 1) {
+      image.load(words[0], shared);
+    } else {
 #pragma unroll
-    for (int i = 0; i < A::source_rows; ++i)
-      image.load(words[i], shared + max(min(source_row + i, source_rows - 1), 0) * pitch);
+      for (int i = 0; i < A::source_rows; ++i)
+        image.load(words[i], shared + max(min(source_row + i, source_rows - 1), 0) * pitch);
+    }
   };
-  const int result_pitch = p.grid.result.row * 2;
   const int result_step = A::result_rows * dilation;
-  int result_row = result_rows.first + (steps.first - ring) * result_step;
-  int result_at = result_row * result_pitch;
-  const int first_stored = A::mode == Mode::phases ? max(result_rows.first, 0) : result_rows.first;
+  const int out_step = in_register(result_step * result_pitch);
+  // The result that is finished: its place among those of the task, and its first row.
+  int result = steps.first - ring;
+  int result_row = result_rows.first + result * result_step;
+  out.move(result_row * result_pitch);
+  const int first_stored = max(result_rows.first, 0);  // of phases
   const RowRange stored{first_stored, max(result_rows.last, first_stored)};
 
   load();
-  int t = steps.first;
 #pragma unroll 1
   for (;;) {
 #pragma unroll
     for (int r = 0; r < ring; ++r) {
+      if constexpr (phases) {
 #pragma unroll
-      for (int row = 0; row < A::result_rows; ++row)
-        if (stored.holds(result_row + row))
-          out.template store<pairs>(shared + result_at + row * result_pitch, sums[r][row]);
-      if (t >= steps.last) {
-        if (result_row + result_step >= stored.last) return;
+        for (int row = 0; row < A::result_rows; ++row)
+          if (stored.holds(result_row + row))
+            out.template store<pairs>(shared + row * result_pitch, sums[r][row]);
+      } else {
+        if (static_cast<unsigned>(result) < static_cast<unsigned>(steps.results))
+          out.template store<pairs>(shared, sums[r][0]);
+      }
+      if (result + ring >= steps.last) {
+        if (phases ? result_row + result_step >= stored.last : result + 1 >= steps.results) return;
         // Rows of the input that no result of the forward pass has read.
-        if constexpr (A::mode == Mode::phases) {
+        if constexpr (phases) {
 #pragma unroll
           for (auto& row : sums[r])
             set(row, 0);
@@ -170,10 +205,14 @@ __device__ inline void walk(const Convolution& p, const Image<A::unit, A::window
         for (int i = 0; i < A::source_rows; ++i)
           image.arrange(window[i], words[i]);
         const RowRange source{-source_row, source_rows - source_row};
-        source_row += A::source_rows * dilation;
+        if constexpr (A::source_rows == 1) {
+          image.move(step, last);
+        } else {
+          source_row += A::source_rows * dilation;
+        }
         load();
         // No last tap begins the second row.
-        if constexpr (A::mode == Mode::phases && A::kernel_h % 2 == 1) set(sums[r][1], 0);
+        if constexpr (phases && A::kernel_h % 2 == 1) set(sums[r][1], 0);
         // The oldest results first: they are needed first.
 #pragma unroll
         for (int i = 0; i < A::source_rows; ++i) {
@@ -183,12 +222,11 @@ __device__ inline void walk(const Convolution& p, const Image<A::unit, A::window
             auto& sum = sums[(r - m + ring) % ring];
 #pragma unroll
             for (int row = 0; row < A::result_rows; ++row) {
-              const int tap =
-                  A::mode == Mode::phases ? 2 * (ring - 1 - m) + row : A::source_rows * m + i;
+              const int tap = phases ? 2 * (ring - 1 - m) + row : A::source_rows * m + i;
               if (tap >= A::kernel_h) continue;
 #pragma unroll
               for (int part = 0; part < A::parts; ++part) {
-                const bool first = m == 0 && (A::mode == Mode::phases || i + part == 0);
+                const bool first = m == 0 && (phases || i + part == 0);
                 float (&tile)[4] = sum[row][part % tiles];
                 multiply_add<Type>(tile, window[i][part % A::windows], filter[tap][part],
                                    first ? starts : tile);
@@ -197,9 +235,9 @@ __device__ inline void walk(const Convolution& p, const Image<A::unit, A::window
           }
         }
       }
-      ++t;
+      ++result;
       result_row += result_step;
-      result_at += result_step * result_pitch;
+      out.move(out_step);
     }
   }
 }
@@ -230,6 +268,7 @@ __global__ void __launch_bounds__(kThreads, resident_blocks(A::value, false))
     });
   };
   int filters_of = -1;
+  const Task first_task = grid.task(warp);
   Place<S, A> place;
   for (Pipeline pipeline(grid, shared, g.images, load); pipeline.more(); pipeline.advance()) {
     const Unit& unit = pipeline.unit();
@@ -262,8 +301,8 @@ __global__ void __launch_bounds__(kThreads, resident_blocks(A::value, false))
     const std::int64_t first_plane = grid.first_plane(unit);
     const Runs from(grid.source, first_plane, channels, source_rows);
     const Runs to(grid.result, first_plane, channels, result_rows);
-    for (int number = warp; number < g.tasks(); number += kWarps) {
-      const Task task = grid.task(number);
+    for (int number = warp; number < grid.tasks; number += kWarps) {
+      const Task task = number == warp ? first_task : grid.task(number);
       const Steps steps = Steps::of<A>(grid, task, top, source_rows.count(), rows);
       if (task.channel >= channels || task.position >= images * g.strips || steps.results <= 0)
         continue;

@@ -65,6 +65,7 @@ struct Grid : UnitGrid<Geometry> {
   Strides source, result;
   SmallDivisor strips, batches, walks, row_classes;
   SmallDivisor row_step;  // rows of the source from one step to the next
+  int tasks;              // of a unit
 
   Grid(const Geometry& geometry, const Problem& problem, const Plan& plan)
       : UnitGrid(geometry, problem, plan),
@@ -76,7 +77,8 @@ struct Grid : UnitGrid<Geometry> {
         batches(g.batches),
         walks(g.walks),
         row_classes(g.row_classes),
-        row_step(g.access.mode == Mode::strided ? 2 : g.h.dilation) {}
+        row_step(g.access.mode == Mode::strided ? 2 : g.h.dilation),
+        tasks(g.tasks()) {}
 
   __device__ Position position(int index) const {
     const int strip = strips.remainder(index);

@@ -16,55 +16,74 @@ namespace dwconv::toeplitz {
 using WeightGradient = UnitSums<Grid>;
 
 // A walk down the rows of a task. `ring` rows of the output gradient stay: step t of the source
-// meets rows t - ring + 1 to t of it. `source` and `grad` are where their loaded rows begin.
+// meets rows t - ring + 1 to t of it.
 template <typename Type, typename A>
-__device__ inline void walk(const Grid& grid, const TurnedImage<A::unit, A::windows>& image,
-                            const Gradient& gradient, const Steps& steps, int source_rows,
-                            int grad_row, const char* shared,
-                            float (&sums)[A::kernel_h][A::windows][4]) {
+__device__ inline void walk(const Grid& grid, TurnedImage<A::unit, A::windows> image,
+                            Gradient gradient, const Steps& steps, int source_rows, int grad_row,
+                            const char* shared, float (&sums)[A::kernel_h][A::windows][4]) {
+  if (steps.first >= steps.last) return;
   constexpr int ring = A::ring;
   const int dilation = grid.g.h.dilation;  // 1 but in dense mode
-  const int pitch = grid.g.w.source * 2, grad_pitch = grid.g.w.result * 2;
+  const int pitch = grid.g.w.source * 2, grad_step = grid.g.w.result * 2 * dilation;
+  int source_row = steps.row + steps.first * A::source_rows * dilation;
   typename TurnedImage<A::unit, A::windows>::Words words[A::source_rows];
   Gradient::Words grad_words;
-  std::uint32_t strip[ring][2] = {};
-  // Rows of the gradient before the first step that meets the source are met, too.
-  int t = max(steps.first - ring + 1, 0);
-  int source_row = steps.row + t * A::source_rows * dilation;
-  const int last_grad = grad_row + (steps.results - 1) * dilation;
-  grad_row += t * dilation;
+  // Of one row, which the step says is there; of two, one may be outside.
   const auto load = [&] {
+    if constexpr (A::source_rows == 1) {
+      image.load(words[0], shared);
+    } else {
 #pragma unroll
-    for (int i = 0; i < A::source_rows; ++i)
-      image.load(words[i], shared + max(min(source_row + i, source_rows - 1), 0) * pitch);
-    gradient.load(grad_words, shared + min(grad_row, last_grad) * grad_pitch);
+      for (int i = 0; i < A::source_rows; ++i)
+        image.load(words[i], shared + max(min(source_row + i, source_rows - 1), 0) * pitch);
+    }
   };
+  if (A::source_rows == 1) image.move(source_row * pitch);
   load();
+  // Rows of the gradient that meet the first step, but for the last of them.
+  int t = steps.first - (ring - 1);
+  gradient.move(grad_row * grid.g.w.result * 2 + t * grad_step);
+  std::uint32_t strip[ring][2] = {};
+#pragma unroll
+  for (int i = 0; i < ring; ++i) {
+    if (i > 0) gradient.move(grad_step);
+    if (t >= 0 && t < steps.results) {
+      gradient.load(grad_words, shared);
+      if (i < ring - 1) gradient.arrange(strip[i], grad_words, true);
+    }
+    if (i < ring - 1) ++t;
+  }
 #pragma unroll 1
   for (;;) {
 #pragma unroll
     for (int r = 0; r < ring; ++r) {
-      if (t >= steps.last) return;
+      const int newest = (r + ring - 1) % ring;
       std::uint32_t window[A::source_rows][A::windows][4];
 #pragma unroll
       for (int i = 0; i < A::source_rows; ++i)
         image.arrange(window[i], words[i]);
-      gradient.arrange(strip[r], grad_words, t < steps.results);
+      gradient.arrange(strip[newest], grad_words, t < steps.results);
       const RowRange source{-source_row, source_rows - source_row};
-      source_row += A::source_rows * dilation;
-      grad_row += dilation;
-      load();
+      if constexpr (A::source_rows == 1) {
+        image.move(dilation * pitch);
+      } else {
+        source_row += A::source_rows;
+      }
+      gradient.move(grad_step);
+      ++t;
+      if (t < steps.last) load();
+      if (t < steps.results) gradient.load(grad_words, shared);
 #pragma unroll
       for (int i = 0; i < A::source_rows; ++i) {
-        if (!source.holds(i)) continue;
+        if (A::source_rows > 1 && !source.holds(i)) continue;
 #pragma unroll
         for (int tap = i; tap < A::kernel_h; tap += A::source_rows)
 #pragma unroll
           for (int w = 0; w < A::windows; ++w)
             multiply_add<Type>(sums[tap][w], window[i][w],
-                               strip[(r - tap / A::source_rows + ring) % ring], sums[tap][w]);
+                               strip[(newest - tap / A::source_rows + ring) % ring], sums[tap][w]);
       }
-      ++t;
+      if (t >= steps.last) return;
     }
   }
 }
@@ -202,7 +221,7 @@ __global__ void __launch_bounds__(kThreads, resident_blocks(A::value, true))
     const Runs source(grid.source, first_plane, channels, source_rows);
     const Runs grad(grid.result, first_plane, channels, result_rows);
     const int top = result_rows.first * g.h.stride - g.h.pad - source_rows.first;
-    const int tasks = of_group < channels ? g.tasks() / g.channels : 0;
+    const int tasks = of_group < channels ? grid.tasks / g.channels : 0;
     for (int number = warp - of_group * warps; number < tasks; number += warps) {
       const Task task = grid.task(of_group * tasks + number);
       const Steps steps = Steps::of<A>(grid, task, top, source_rows.count(), result_rows.count());

@@ -35,6 +35,21 @@ struct Image {
               // lane / 4 + 8, in the row that is counted as 0
   std::uint32_t keep[2][2 * windows];
 
+  struct Places {
+    int at[2];
+  };
+  __device__ void move(int bytes) {
+#pragma unroll
+    for (int& one : at)
+      one += bytes;
+  }
+  // Where it is `bytes` further on, and a move that ends there.
+  __device__ Places last(int bytes) const { return {at[0] + bytes, at[1] + bytes}; }
+  __device__ void move(int bytes, const Places& last) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+      at[i] = min(at[i] + bytes, last.at[i]);
+  }
   // The lane's columns of a window that begins at `column`; from `columns` on none counts. With
   // unit 2 both of a pair are inside the image, or neither.
   __device__ void set_columns(int i, int column, int columns) {
@@ -84,6 +99,11 @@ struct TurnedImage {
 
   __device__ static int column_of(int operand_row) {
     return unit == 2 ? operand_row % 8 * 2 + operand_row / 8 : operand_row;
+  }
+  __device__ void move(int bytes) {
+#pragma unroll
+    for (int& one : at)
+      one += bytes;
   }
   // Lanes begin this far into the window.
   __device__ static int first_column() { return threadIdx.x % 32 / 4 * unit; }
@@ -137,6 +157,11 @@ struct Gradient {
   int at[4];              // as in TurnedImage
   std::uint32_t keep[2];  // of pairs of positions
 
+  __device__ void move(int bytes) {
+#pragma unroll
+    for (int& one : at)
+      one += bytes;
+  }
   __device__ void load(Words& words, const char* row) const {
 #pragma unroll
     for (int i = 0; i < 4; ++i)
