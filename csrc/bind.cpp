@@ -68,6 +68,7 @@ py::dict to_dict(const Plan& plan) {
   out["slices"] = plan.slices;
   out["workspace_bytes"] = plan.workspace_bytes;
   out["in_turn"] = plan.in_turn;
+  out["team"] = plan.team;
   out["estimate_us"] = plan.estimate_us;
   py::dict tiling;
   tiling["planes"] = plan.tiling.planes;

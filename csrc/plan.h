@@ -26,6 +26,8 @@ struct Kernel {
 struct Arch {
   int compute_capability = 80;  // major * 10 + minor
   int multiprocessors = 108;
+  // What the kernels were compiled for: less than the above where the driver translates them.
+  int compiled_for = compute_capability;
 
   constexpr bool operator==(const Arch&) const = default;
 };
@@ -60,6 +62,7 @@ struct Plan {
   std::int64_t workspace_bytes = 0;  // for those partial sums
   bool whole_groups = false;         // a block has all of its channels' sums: nothing to add
   bool in_turn = false;              // blocks take units in turn, not runs of them
+  int team = 1;                      // blocks of a cluster, which share a group of channels
   Tiling tiling;
   double estimate_us = 0;  // what the family expects to take, in microseconds
 };

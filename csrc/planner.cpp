@@ -91,6 +91,7 @@ struct KeyHash {
     }
     mix(key.arch.compute_capability);
     mix(key.arch.multiprocessors);
+    mix(key.arch.compiled_for);
     mix(key.policy.forced_row * 2 + key.policy.strict_nonfinite);
     return hash;
   }

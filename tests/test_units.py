@@ -16,7 +16,7 @@ every_pass = pytest.mark.parametrize("pass_", PASSES)
 # of each width, strides, dilations, columns that are no multiple of theirs.
 SHARED_COLUMNS = [
     Problem(
-        batch=32,
+        batch=64,
         channels=24,
         size=size,
         kernel=kernel,
@@ -42,7 +42,7 @@ SHARED_COLUMNS = [
         ((59, 45), (11, 11), 1, 1),
         ((23, 39), (4, 11), 1, 1),
         ((40, 25), (11, 4), 1, 1),
-        ((43, 59), (11, 11), 2, 1),
+        ((57, 59), (11, 11), 2, 1),
         ((27, 28), (7, 7), 1, 3),
         ((37, 32), (11, 11), 1, 2),
         ((35, 33), (5, 6), 1, 4),
@@ -56,13 +56,28 @@ MANY_UNITS = {
     "toeplitz": Problem(batch=300, channels=24, size=(48, 48), padding=(1, 1, 1, 1), bias=True),
 }
 
+# Weight gradients whose channels have a team of blocks each. Batches that are no multiple of what
+# a team takes at a time, channels that are none of what a block has.
+TEAMS = {
+    "tile": Problem(batch=61, channels=123, size=(28, 28), padding=(1, 1, 1, 1)),
+    "plane": Problem(
+        batch=67, channels=123, size=(14, 14), kernel=(5, 5), padding=(2, 2, 2, 2), bias=True
+    ),
+    "toeplitz": Problem(
+        batch=131, channels=65, size=(14, 14), kernel=(5, 5), padding=(2, 2, 2, 2), bias=True
+    ),
+}
+TEAM_DTYPES = {"tile": "float32", "plane": "float16", "toeplitz": "bfloat16"}
 
-def plan(problem: Problem, pass_: str, dtype: str, family: str) -> dict[str, Any]:
+
+def plan(
+    problem: Problem, pass_: str, dtype: str, family: str, compute_capability: int = 90
+) -> dict[str, Any]:
     arguments = problem.plan_arguments(pass_, dtype, "nchw")
     return _C.plan(
         **arguments,
         kernel=f"{family}_{pass_}_{dtype}_nchw",
-        compute_capability=90,
+        compute_capability=compute_capability,
         multiprocessors=132,
     )
 
@@ -93,6 +108,29 @@ def test_whole_planes_are_taken_in_turn(family: str, pass_: str) -> None:
     tiling = answer["tiling"]
     units = -(-problem.channels // tiling["planes"]) * -(-problem.batch // tiling["images"])
     assert answer["blocks"] < units
+
+
+@pytest.mark.parametrize("family", TEAMS)
+def test_channels_have_a_team_of_blocks(family: str) -> None:
+    """Which adds up without a workspace, on devices whose blocks reach each other's memory."""
+    problem = TEAMS[family]
+    answer = plan(problem, "backward_weight", TEAM_DTYPES[family], family)
+    groups = -(-problem.channels // answer["tiling"]["planes"])
+    assert answer["team"] > 1
+    assert answer["blocks"] == answer["team"] * groups
+    assert answer["workspace_bytes"] == 0
+    older = plan(problem, "backward_weight", TEAM_DTYPES[family], family, compute_capability=80)
+    assert older["team"] == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("family", TEAMS)
+def test_teams_are_exact_and_repeatable(family: str, force_kernel: ForceKernel) -> None:
+    problem, dtype = TEAMS[family], TEAM_DTYPES[family]
+    check(problem, "backward_weight", dtype, family, force_kernel)
+    data = make_data(problem, DTYPES[dtype], torch.device("cuda"), "nchw")
+    first, second = (run_pass("backward_weight", problem, data) for _ in range(2))
+    assert torch.equal(first, second)
 
 
 @pytest.mark.gpu

@@ -19,6 +19,9 @@ constexpr Launcher* kLaunchers[] = {
 #include "../kernels.inc"
 };
 
+// All kernels are compiled for the same architectures.
+__global__ void probe() {}
+
 int attribute(cudaDeviceAttr which, int device) {
   int value = 0;
   check(cudaDeviceGetAttribute(&value, which, device), "device attributes");
@@ -28,9 +31,15 @@ int attribute(cudaDeviceAttr which, int device) {
 }  // namespace
 
 Arch device_arch(int device) {
+  int before = -1;
+  check(cudaGetDevice(&before), "current device");
+  check(cudaSetDevice(device), "set device");
+  cudaFuncAttributes code{};
+  check(cudaFuncGetAttributes(&code, probe), "kernel attributes");
+  check(cudaSetDevice(before), "set device");
   return {attribute(cudaDevAttrComputeCapabilityMajor, device) * 10 +
               attribute(cudaDevAttrComputeCapabilityMinor, device),
-          attribute(cudaDevAttrMultiProcessorCount, device)};
+          attribute(cudaDevAttrMultiProcessorCount, device), code.ptxVersion};
 }
 
 void launch(const Problem& problem, const Plan& plan, const Tensors& tensors, int device,

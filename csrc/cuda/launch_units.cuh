@@ -29,22 +29,33 @@ template <typename Grid>
 struct UnitSums {
   Grid grid;
   Partials partials;
+  int team;  // of blocks, which add their sums; 1: each is alone
 };
 
-// `kernel` sums the units of each block; what blocks have of the same group is added by a second
-// one.
+// `kernel` sums the units of each block. What blocks have of the same group is added by their team,
+// or by a second kernel.
 template <typename S, typename Grid, typename Kernel>
 void launch_unit_sums(const char* name, Kernel kernel, const Grid& grid, const Problem& problem,
                       const Plan& plan, const Tensors& tensors, cudaStream_t stream) {
   using Type = typename S::Type;
-  const UnitSums<Grid> p{grid, partials_of(problem, grid.g, plan.blocks, plan.whole_groups)};
+  const UnitSums<Grid> p{grid, partials_of(problem, grid.g, plan.blocks, plan.whole_groups),
+                         plan.team};
   allow_shared(kernel, grid.g.shared_bytes);
   auto* partial = static_cast<float*>(tensors.workspace);
   auto* result = static_cast<Type*>(tensors.weight);
-  kernel<<<static_cast<unsigned>(plan.blocks), plan.threads, grid.g.shared_bytes, stream>>>(
-      p, static_cast<const Type*>(tensors.input), static_cast<const Type*>(tensors.output), partial,
-      result);
-  check_launch(name);
+  cudaLaunchAttribute cluster{};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {static_cast<unsigned>(plan.team), 1, 1};
+  cudaLaunchConfig_t config{};
+  config.gridDim = static_cast<unsigned>(plan.blocks);
+  config.blockDim = static_cast<unsigned>(plan.threads);
+  config.dynamicSmemBytes = static_cast<unsigned>(grid.g.shared_bytes);
+  config.stream = stream;
+  config.attrs = &cluster;
+  config.numAttrs = plan.team > 1 ? 1 : 0;
+  check(cudaLaunchKernelEx(&config, kernel, p, static_cast<const Type*>(tensors.input),
+                           static_cast<const Type*>(tensors.output), partial, result),
+        name);
   launch_add_partials<S>(p.partials, partial, result, stream);
 }
 

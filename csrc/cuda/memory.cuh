@@ -104,4 +104,25 @@ __device__ inline int misalignment(const Type* global) {
   return static_cast<int>(reinterpret_cast<std::uintptr_t>(global) & 15) / sizeof(Type);
 }
 
+#if __CUDA_ARCH__ >= 900
+// A barrier of all threads of a cluster, which see what the others wrote before it.
+__device__ inline void meet_cluster() {
+  asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
+}
+// What is at the same place in the shared memory of a block of the cluster.
+__device__ inline float load_of_block(const float* shared, int block) {
+  float value;
+  asm volatile(
+      "{\n"
+      " .reg .b32 there;\n"
+      " mapa.shared::cluster.u32 there, %1, %2;\n"
+      " ld.shared::cluster.f32 %0, [there];\n"
+      "}\n"
+      : "=f"(value)
+      : "r"(shared_address(shared)), "r"(block)
+      : "memory");
+  return value;
+}
+#endif
+
 }  // namespace dwconv

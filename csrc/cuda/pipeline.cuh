@@ -22,8 +22,7 @@ struct UnitGrid {
         channels(static_cast<int>(problem.channels)),
         batch(static_cast<int>(problem.batch)),
         stages(plan.tiling.stages),
-        dealer(g.units, plan.blocks, g.groups, g.image_blocks, g.bands, plan.in_turn,
-               plan.whole_groups) {}
+        dealer(plan, g.units, g.groups, g.image_blocks, g.bands) {}
 
   __device__ std::int64_t first_channel(const Unit& unit) const { return unit.group * g.channels; }
   __device__ std::int64_t first_plane(const Unit& unit) const {

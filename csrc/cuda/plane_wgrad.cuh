@@ -134,7 +134,7 @@ __global__ void __launch_bounds__(kMaxThreads, resident_blocks(A::value, kernel,
 
     pipeline.advance();
     if (pipeline.more() && pipeline.unit().group == unit.group) continue;
-    const Sink<S> sink(p.partials, partial, result, unit.group);
+    const Sink<S> sink(p, partial, result, shared, unit.group);
 #pragma unroll
     for (int upper = 0; upper <= kernel / 2; ++upper) {
       __syncthreads();
@@ -142,6 +142,7 @@ __global__ void __launch_bounds__(kMaxThreads, resident_blocks(A::value, kernel,
       __syncthreads();
       add_lanes<kernel>(grid, batch, upper, grid.channels_of(unit), sink);
     }
+    sink.close(grid.channels_of(unit) * kernel * kernel);
 #pragma unroll
     for (int a = 0; a < kernel; ++a)
 #pragma unroll

@@ -5,6 +5,7 @@
 #include "../families/partials.h"
 #include "check.cuh"
 #include "divide.cuh"
+#include "memory.cuh"
 #include "scalar.cuh"
 #include "units.cuh"
 
@@ -17,14 +18,22 @@ __device__ inline std::int64_t partial_offset(const Partials& p, std::int64_t bl
   return (block * p.segments + group - first) * p.planes * p.taps;
 }
 
-// Where a block's sums for a group of channels go: to the workspace, or, where the block has had
-// all units of the group, rounded to the result.
+// Where a block's sums for a group of channels go: to the workspace; or, where the block has had
+// all units of the group, rounded to the result; or, where a team has, to `mine`, shared memory of
+// the block.
 template <typename S>
 class Sink {
  public:
-  __device__ Sink(const Partials& p, float* partial, typename S::Type* result, std::int64_t group)
-      : partial_(p.whole ? nullptr : partial + partial_offset(p, blockIdx.x, group)),
-        result_(result + group * p.planes * p.taps) {}
+  template <typename UnitSums>
+  __device__ Sink(const UnitSums& p, float* partial, typename S::Type* result, char* mine,
+                  std::int64_t group)
+      : team_(p.team), result_(result + group * p.partials.planes * p.partials.taps) {
+    if (team_ > 1) {
+      partial_ = reinterpret_cast<float*>(mine);
+    } else if (!p.partials.whole) {
+      partial_ = partial + partial_offset(p.partials, blockIdx.x, group);
+    }
+  }
 
   // The sum of one tap; taps follow each other through the channels of the group.
   __device__ void put(int tap, float sum) const {
@@ -34,9 +43,25 @@ class Sink {
       partial_[tap] = sum;
     }
   }
+  // After all `count` sums, by all threads: adds those of the team in the order of its blocks.
+  __device__ void close(int count) const {
+#if __CUDA_ARCH__ >= 900
+    if (team_ == 1) return;
+    meet_cluster();
+    const int rank = static_cast<int>(blockIdx.x) % team_;
+    for (int i = rank * blockDim.x + threadIdx.x; i < count; i += team_ * blockDim.x) {
+      float sum = 0;
+      for (int block = 0; block < team_; ++block)
+        sum += load_of_block(partial_ + i, block);
+      result_[i] = S::round(sum);
+    }
+    meet_cluster();  // until all have read, no block's shared memory may go
+#endif
+  }
 
  private:
-  float* partial_;
+  int team_;
+  float* partial_ = nullptr;
   typename S::Type* result_;
 };
 

@@ -142,7 +142,7 @@ __global__ void __launch_bounds__(kMaxThreads,
     pipeline.advance();
     if (pipeline.more() && pipeline.unit().group == unit.group) continue;
     const int channels = grid.channels_of(unit);
-    const Sink<S> sink(p.partials, partial, result, unit.group);
+    const Sink<S> sink(p, partial, result, shared + g.stages_at, unit.group);
 #pragma unroll
     for (int first = 0; first < filter_rows * kernel_w; first += kSumBatch) {
       __syncthreads();
@@ -152,6 +152,7 @@ __global__ void __launch_bounds__(kMaxThreads,
       __syncthreads();
       add_threads<kernel_w, filter_rows>(p, batch, first, channels, sink);
     }
+    sink.close(channels * g.h.kernel * kernel_w);
 #pragma unroll
     for (int a = 0; a < filter_rows; ++a)
 #pragma unroll

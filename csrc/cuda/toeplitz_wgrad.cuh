@@ -242,7 +242,7 @@ __global__ void __launch_bounds__(kThreads, resident_blocks(A::value, true))
     if (!group_ends) continue;
     __syncthreads();
     fresh = true;
-    const Sink<S> sink(p.partials, partial, result, unit.group);
+    const Sink<S> sink(p, partial, result, shared + g.stages_at, unit.group);
     for (int i = threadIdx.x; i < channels * taps; i += kThreads) {
       const int channel = i / taps;
       const float* from = totals + channel * warps * taps + i - channel * taps;
@@ -251,6 +251,7 @@ __global__ void __launch_bounds__(kThreads, resident_blocks(A::value, true))
         sum += from[other * taps];
       sink.put(i, sum);
     }
+    sink.close(channels * taps);
   }
 }
 

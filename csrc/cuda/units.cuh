@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "../plan.h"
 #include "divide.cuh"
 
 namespace dwconv {
@@ -31,27 +32,30 @@ struct RowRange {
 // What each block of a launch has, with the divisions made ready by the host.
 //
 // In turn, units are counted as they lie in memory: bands, groups, images. In runs, images come
-// before groups, so that a block has its channels for many units.
+// before groups, so that a block has its channels for many units. A team has a run, the units of a
+// group, and its blocks take them in turn.
 class Dealer {
  public:
   // With whole groups all units of a group are in one run.
-  Dealer(std::int64_t units, std::int64_t blocks, int groups, int images, int bands, bool in_turn,
-         bool whole_groups)
+  Dealer(const Plan& plan, std::int64_t units, int groups, int images, int bands)
       : units_(units),
-        piece_(whole_groups ? static_cast<std::int64_t>(images) * bands : 1),
+        piece_(plan.whole_groups ? static_cast<std::int64_t>(images) * bands : 1),
         pieces_(units / piece_),
-        blocks_(blocks),
+        blocks_(plan.blocks / plan.team),
         bands_(bands),
-        middle_(in_turn ? groups : images),
-        in_turn_(in_turn) {
-    const std::int64_t step = in_turn ? blocks : 1;
+        middle_(plan.in_turn ? groups : images),
+        team_(plan.team),
+        in_turn_(plan.in_turn) {
+    const std::int64_t step = plan.in_turn ? plan.blocks : plan.team;
     step_band_ = static_cast<int>(step % bands);
     step_middle_ = static_cast<int>(step / bands % middle_.value());
     step_outer_ = static_cast<int>(step / bands / middle_.value());
   }
 
   __device__ Unit first(std::int64_t block) const {
-    const std::int64_t index = in_turn_ ? block : begin(block);
+    int run = static_cast<int>(block);
+    const int rank = team_.remainder(run);
+    const std::int64_t index = in_turn_ ? block : begin(run) + rank;
     const std::int64_t rest = bands_.quotient(index);
     const std::int64_t outer = middle_.quotient(rest);
     const int middle = static_cast<int>(rest - outer * middle_.value());
@@ -62,7 +66,9 @@ class Dealer {
   // Units of a block. Never 2^31 of them: they would not fit any memory.
   __device__ int count(std::int64_t block) const {
     if (in_turn_) return static_cast<int>(blocks_.quotient(units_ - block + blocks_.value() - 1));
-    return static_cast<int>(begin(block + 1) - begin(block));
+    int run = static_cast<int>(block);
+    const int rank = team_.remainder(run);
+    return team_.quotient(static_cast<int>(begin(run + 1) - begin(run)) - rank + team_.value() - 1);
   }
   // To the block's next unit, digit by digit: all warps of a block would wait for a division.
   __device__ void advance(Unit& unit) const {
@@ -76,8 +82,9 @@ class Dealer {
   }
 
  private:
-  __device__ std::int64_t begin(std::int64_t block) const {
-    return blocks_.quotient(pieces_ * block) * piece_;
+  // Of a run, counted by teams.
+  __device__ std::int64_t begin(std::int64_t run) const {
+    return blocks_.quotient(pieces_ * run) * piece_;
   }
   // Adds to a digit and returns what is carried.
   __device__ static int add(int& digit, int step, int base) {
@@ -90,6 +97,7 @@ class Dealer {
   std::int64_t units_, piece_, pieces_;
   Divisor blocks_, bands_, middle_;
   int step_band_, step_middle_, step_outer_;
+  SmallDivisor team_;
   bool in_turn_;
 };
 
