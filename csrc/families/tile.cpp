@@ -16,14 +16,14 @@ using namespace tile;
 // choice is 2.5 % slower than the best of them on average, and among families 2 %.
 constexpr double kBytesPerUs = 2.84e6;       // a large copy moves 3.0e6
 constexpr double kLaunchUs = 3.5;            // an empty kernel
-constexpr double kSumUs = 8;                 // the kernel that adds the partial sums
+constexpr double kSumUs = 5;                 // the kernel that adds the partial sums
 constexpr double kIssuePerUs = 6.37e3;       // warp instructions of a multiprocessor
 constexpr double kBytesInFlight = 20 << 10;  // of a multiprocessor, to keep the memory busy
 // Warps of a multiprocessor that keep its issue slots busy, by what a thread's tile is: many
 // columns are many sums that do not wait for each other.
 constexpr double kNarrowWarps = 18;
 constexpr double kWideWarps = 13.8;
-constexpr double kSharingWarps = 12;
+constexpr double kSharingWarps = 11;
 constexpr double kRuns = 1.1;                // bytes of runs, against those of units in turn
 constexpr double kFiltersUs = 0.136;         // until a block has other filters
 constexpr double kTileInstructions = 150;    // of a thread: its place, row tests
