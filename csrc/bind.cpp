@@ -67,6 +67,7 @@ py::dict to_dict(const Plan& plan) {
   out["threads"] = plan.threads;
   out["slices"] = plan.slices;
   out["workspace_bytes"] = plan.workspace_bytes;
+  out["sums_overlap"] = plan.sums_overlap;
   out["in_turn"] = plan.in_turn;
   out["team"] = plan.team;
   out["estimate_us"] = plan.estimate_us;
@@ -134,12 +135,14 @@ PYBIND11_MODULE(_C, module) {
          const std::array<std::int64_t, 4>& input_size, std::int64_t out_channels,
          const Pair& kernel_size, const Pair& stride, const std::array<std::int64_t, 4>& padding,
          const Pair& dilation, bool bias, int compute_capability, int multiprocessors,
-         const std::optional<std::string>& kernel, bool strict_nonfinite) {
+         const std::optional<int>& compiled_for, const std::optional<std::string>& kernel,
+         bool strict_nonfinite) {
         const Problem problem = make_problem(pass, dtype, layout, input_size, out_channels,
                                              kernel_size, stride, padding, dilation, bias);
-        py::dict out =
-            to_dict(choose(problem, {compute_capability, multiprocessors},
-                           {.forced_row = row_of(kernel), .strict_nonfinite = strict_nonfinite}));
+        py::dict out = to_dict(
+            choose(problem,
+                   {compute_capability, multiprocessors, compiled_for.value_or(compute_capability)},
+                   {.forced_row = row_of(kernel), .strict_nonfinite = strict_nonfinite}));
         out["output_size"] = py::make_tuple(problem.h.output(), problem.w.output());
         return out;
       },
@@ -148,8 +151,8 @@ PYBIND11_MODULE(_C, module) {
       py::arg("out_channels"), py::arg("kernel_size"), py::arg("stride") = Pair{1, 1},
       py::arg("padding") = std::array<std::int64_t, 4>{0, 0, 0, 0},
       py::arg("dilation") = Pair{1, 1}, py::arg("bias") = false, py::arg("compute_capability") = 90,
-      py::arg("multiprocessors") = 132, py::arg("kernel") = py::none(),
-      py::arg("strict_nonfinite") = false);
+      py::arg("multiprocessors") = 132, py::arg("compiled_for") = py::none(),
+      py::arg("kernel") = py::none(), py::arg("strict_nonfinite") = false);
   module.def(
       "force_kernel",
       [](const std::optional<std::string>& kernel) {

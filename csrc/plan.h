@@ -60,7 +60,8 @@ struct Plan {
   int threads = 0;
   std::int64_t slices = 1;           // partial sums per weight (backward_weight)
   std::int64_t workspace_bytes = 0;  // for those partial sums
-  bool whole_groups = false;         // a block has all of its channels' sums: nothing to add
+  bool sums_overlap = false;         // their kernel may begin before the one before it has ended
+  bool whole_groups = false;         // a block or team has all of its channels' sums: none to add
   bool in_turn = false;              // blocks take units in turn, not runs of them
   int team = 1;                      // blocks of a cluster, which share a group of channels
   Tiling tiling;

@@ -23,10 +23,14 @@ def plan(
     bias: bool = False,
     compute_capability: int = 90,
     multiprocessors: int = 132,
+    compiled_for: int | None = None,
     kernel: str | None = None,
     strict_nonfinite: bool = False,
 ) -> dict[str, Any]:
     """The planner's choice for a problem on a stated device, with runners-up and refusals.
+
+    ``compiled_for`` is the compute capability that the kernels were compiled for, where the driver
+    translates them; the device's when None.
 
     Raises ValueError for a malformed problem, or when ``kernel`` is forced and cannot take it.
     """

@@ -59,27 +59,22 @@ MANY_UNITS = {
 # Weight gradients whose channels have a team of blocks each. Batches that are no multiple of what
 # a team takes at a time, channels that are none of what a block has.
 TEAMS = {
-    "tile": Problem(batch=61, channels=123, size=(28, 28), padding=(1, 1, 1, 1)),
-    "plane": Problem(
-        batch=67, channels=123, size=(14, 14), kernel=(5, 5), padding=(2, 2, 2, 2), bias=True
+    "tile": ("float32", Problem(batch=61, channels=123, size=(28, 28), padding=(1, 1, 1, 1))),
+    "plane": (
+        "float16",
+        Problem(batch=67, channels=123, size=(14, 14), kernel=(5, 5), padding=(2, 2, 2, 2)),
     ),
-    "toeplitz": Problem(
-        batch=131, channels=65, size=(14, 14), kernel=(5, 5), padding=(2, 2, 2, 2), bias=True
+    "toeplitz": (
+        "bfloat16",
+        Problem(batch=131, channels=65, size=(14, 14), kernel=(5, 5), padding=(2, 2, 2, 2)),
     ),
 }
-TEAM_DTYPES = {"tile": "float32", "plane": "float16", "toeplitz": "bfloat16"}
 
 
-def plan(
-    problem: Problem, pass_: str, dtype: str, family: str, compute_capability: int = 90
-) -> dict[str, Any]:
+def plan(problem: Problem, pass_: str, dtype: str, family: str, **device: int) -> dict[str, Any]:
     arguments = problem.plan_arguments(pass_, dtype, "nchw")
-    return _C.plan(
-        **arguments,
-        kernel=f"{family}_{pass_}_{dtype}_nchw",
-        compute_capability=compute_capability,
-        multiprocessors=132,
-    )
+    on: dict[str, Any] = {"compute_capability": 90, "multiprocessors": 132, **device}
+    return _C.plan(**arguments, kernel=f"{family}_{pass_}_{dtype}_nchw", **on)
 
 
 def check(problem: Problem, pass_: str, dtype: str, family: str, force_kernel: ForceKernel) -> None:
@@ -105,6 +100,7 @@ def test_whole_planes_are_taken_in_turn(family: str, pass_: str) -> None:
     problem = MANY_UNITS[family]
     answer = plan(problem, pass_, "float16" if family == "toeplitz" else "float32", family)
     assert answer["in_turn"] == (pass_ != "backward_weight")
+    assert answer["sums_overlap"] == (answer["workspace_bytes"] > 0)
     tiling = answer["tiling"]
     units = -(-problem.channels // tiling["planes"]) * -(-problem.batch // tiling["images"])
     assert answer["blocks"] < units
@@ -113,20 +109,28 @@ def test_whole_planes_are_taken_in_turn(family: str, pass_: str) -> None:
 @pytest.mark.parametrize("family", TEAMS)
 def test_channels_have_a_team_of_blocks(family: str) -> None:
     """Which adds up without a workspace, on devices whose blocks reach each other's memory."""
-    problem = TEAMS[family]
-    answer = plan(problem, "backward_weight", TEAM_DTYPES[family], family)
+    dtype, problem = TEAMS[family]
+    answer = plan(problem, "backward_weight", dtype, family)
     groups = -(-problem.channels // answer["tiling"]["planes"])
     assert answer["team"] > 1
     assert answer["blocks"] == answer["team"] * groups
     assert answer["workspace_bytes"] == 0
-    older = plan(problem, "backward_weight", TEAM_DTYPES[family], family, compute_capability=80)
-    assert older["team"] == 1
+
+
+@pytest.mark.parametrize("device", [{"compute_capability": 80}, {"compiled_for": 80}], ids=str)
+@pytest.mark.parametrize("family", TEAMS)
+def test_older_code_has_no_teams(family: str, device: dict[str, int]) -> None:
+    """Nor do its kernels overlap, also where the driver translates it for a newer device."""
+    dtype, problem = TEAMS[family]
+    answer = plan(problem, "backward_weight", dtype, family, **device)
+    assert answer["team"] == 1
+    assert not answer["sums_overlap"]
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("family", TEAMS)
 def test_teams_are_exact_and_repeatable(family: str, force_kernel: ForceKernel) -> None:
-    problem, dtype = TEAMS[family], TEAM_DTYPES[family]
+    dtype, problem = TEAMS[family]
     check(problem, "backward_weight", dtype, family, force_kernel)
     data = make_data(problem, DTYPES[dtype], torch.device("cuda"), "nchw")
     first, second = (run_pass("backward_weight", problem, data) for _ in range(2))

@@ -56,7 +56,7 @@ void launch_unit_sums(const char* name, Kernel kernel, const Grid& grid, const P
   check(cudaLaunchKernelEx(&config, kernel, p, static_cast<const Type*>(tensors.input),
                            static_cast<const Type*>(tensors.output), partial, result),
         name);
-  launch_add_partials<S>(p.partials, partial, result, stream);
+  launch_add_partials<S>(p.partials, plan.sums_overlap, partial, result, stream);
 }
 
 }  // namespace dwconv

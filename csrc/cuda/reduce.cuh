@@ -144,23 +144,11 @@ __device__ inline void let_next_kernel_start() {
 #endif
 }
 
-// Whether add_partials was compiled to wait for the kernel before it. Code for an older device that
-// the driver translates for this one was not.
+// After the kernel that writes the partial sums, on the same stream; if they overlap, while that
+// kernel still runs.
 template <typename S>
-bool waits_for_partials() {
-  static const bool waits = [] {
-    cudaFuncAttributes attributes{};
-    check(cudaFuncGetAttributes(&attributes, add_partials<S>), "add_partials");
-    return attributes.ptxVersion >= 90;
-  }();
-  return waits;
-}
-
-// After the kernel that writes the partial sums, on the same stream. On sm_90 it is launched while
-// that kernel still runs.
-template <typename S>
-void launch_add_partials(const Partials& p, const float* partial, typename S::Type* result,
-                         cudaStream_t stream) {
+void launch_add_partials(const Partials& p, bool overlap, const float* partial,
+                         typename S::Type* result, cudaStream_t stream) {
   if (p.whole) return;
   const std::int64_t results = p.channels * p.taps;
   const int lanes = p.lanes();
@@ -173,7 +161,7 @@ void launch_add_partials(const Partials& p, const float* partial, typename S::Ty
   config.blockDim = dim3(of_block, lanes);
   config.stream = stream;
   config.attrs = &early;
-  config.numAttrs = waits_for_partials<S>() ? 1 : 0;
+  config.numAttrs = overlap ? 1 : 0;
   check(cudaLaunchKernelEx(&config, add_partials<S>, PartialsIndex(p), partial, result),
         "add_partials");
 }

@@ -20,11 +20,6 @@ struct Output {
   int at[2];  // bytes of shared memory, in the row that is counted as 0
   bool has[2][kColumns];
 
-  __device__ void move(int bytes) {
-#pragma unroll
-    for (int& one : at)
-      one += bytes;
-  }
   // One row, `row` bytes from row 0.
   template <bool pairs>
   __device__ void store(char* row, const float (&sums)[kColumns / 2][4]) const {
@@ -152,28 +147,21 @@ __device__ inline void walk(const Convolution& p, Image<A::unit, A::windows> ima
 
   const int dilation = p.grid.g.h.dilation;  // 1 but in dense mode
   const int pitch = p.grid.g.w.source * 2, result_pitch = p.grid.result.row * 2;
-  // Rows are loaded one step ahead, the last one twice. Of two rows one may be outside.
+  // Rows are loaded one step ahead, the last one twice.
   int source_row = steps.row + steps.first * A::source_rows * dilation;
   const int step = in_register(A::source_rows * dilation * pitch);
   // With phases a task may have no step at all.
-  if (A::source_rows == 1) image.move(max(min(source_row, source_rows - 1), 0) * pitch);
-  const auto last = image.last((steps.last - 1 - steps.first) * step);
+  if (A::source_rows == 1) advance(image.at, max(min(source_row, source_rows - 1), 0) * pitch);
+  const int way = (steps.last - 1 - steps.first) * step;
+  const int last[2] = {image.at[0] + way, image.at[1] + way};
   typename Image<A::unit, A::windows>::Words words[A::source_rows];
-  const auto load = [&] {
-    if constexpr (A::source_rows == 1) {
-      image.load(words[0], shared);
-    } else {
-#pragma unroll
-      for (int i = 0; i < A::source_rows; ++i)
-        image.load(words[i], shared + max(min(source_row + i, source_rows - 1), 0) * pitch);
-    }
-  };
+  const auto load = [&] { load_rows(words, image, shared, source_row, source_rows, pitch); };
   const int result_step = A::result_rows * dilation;
   const int out_step = in_register(result_step * result_pitch);
   // The result that is finished: its place among those of the task, and its first row.
   int result = steps.first - ring;
   int result_row = result_rows.first + result * result_step;
-  out.move(result_row * result_pitch);
+  advance(out.at, result_row * result_pitch);
   const int first_stored = max(result_rows.first, 0);  // of phases
   const RowRange stored{first_stored, max(result_rows.last, first_stored)};
 
@@ -206,7 +194,7 @@ __device__ inline void walk(const Convolution& p, Image<A::unit, A::windows> ima
           image.arrange(window[i], words[i]);
         const RowRange source{-source_row, source_rows - source_row};
         if constexpr (A::source_rows == 1) {
-          image.move(step, last);
+          advance(image.at, step, last);
         } else {
           source_row += A::source_rows * dilation;
         }
@@ -237,7 +225,7 @@ __device__ inline void walk(const Convolution& p, Image<A::unit, A::windows> ima
       }
       ++result;
       result_row += result_step;
-      out.move(out_step);
+      advance(out.at, out_step);
     }
   }
 }

@@ -28,31 +28,23 @@ __device__ inline void walk(const Grid& grid, TurnedImage<A::unit, A::windows> i
   int source_row = steps.row + steps.first * A::source_rows * dilation;
   typename TurnedImage<A::unit, A::windows>::Words words[A::source_rows];
   Gradient::Words grad_words;
-  // Of one row, which the step says is there; of two, one may be outside.
-  const auto load = [&] {
-    if constexpr (A::source_rows == 1) {
-      image.load(words[0], shared);
-    } else {
-#pragma unroll
-      for (int i = 0; i < A::source_rows; ++i)
-        image.load(words[i], shared + max(min(source_row + i, source_rows - 1), 0) * pitch);
-    }
-  };
-  if (A::source_rows == 1) image.move(source_row * pitch);
+  const auto load = [&] { load_rows(words, image, shared, source_row, source_rows, pitch); };
+  if (A::source_rows == 1) advance(image.at, source_row * pitch);
   load();
-  // Rows of the gradient that meet the first step, but for the last of them.
+  // Rows of the gradient that meet the first step: all but the newest are arranged here.
   int t = steps.first - (ring - 1);
-  gradient.move(grad_row * grid.g.w.result * 2 + t * grad_step);
+  advance(gradient.at, grad_row * grid.g.w.result * 2 + t * grad_step);
   std::uint32_t strip[ring][2] = {};
 #pragma unroll
-  for (int i = 0; i < ring; ++i) {
-    if (i > 0) gradient.move(grad_step);
+  for (int i = 0; i < ring - 1; ++i) {
     if (t >= 0 && t < steps.results) {
       gradient.load(grad_words, shared);
-      if (i < ring - 1) gradient.arrange(strip[i], grad_words, true);
+      gradient.arrange(strip[i], grad_words, true);
     }
-    if (i < ring - 1) ++t;
+    advance(gradient.at, grad_step);
+    ++t;
   }
+  if (t < steps.results) gradient.load(grad_words, shared);
 #pragma unroll 1
   for (;;) {
 #pragma unroll
@@ -65,11 +57,11 @@ __device__ inline void walk(const Grid& grid, TurnedImage<A::unit, A::windows> i
       gradient.arrange(strip[newest], grad_words, t < steps.results);
       const RowRange source{-source_row, source_rows - source_row};
       if constexpr (A::source_rows == 1) {
-        image.move(dilation * pitch);
+        advance(image.at, dilation * pitch);
       } else {
         source_row += A::source_rows;
       }
-      gradient.move(grad_step);
+      advance(gradient.at, grad_step);
       ++t;
       if (t < steps.last) load();
       if (t < steps.results) gradient.load(grad_words, shared);

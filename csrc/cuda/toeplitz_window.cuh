@@ -26,6 +26,34 @@ __device__ inline void set_half(std::uint32_t& pair, int half, bool wanted) {
   pair = (pair & ~mask) | (pair_of(wanted, wanted) & mask);
 }
 
+// Places in shared memory move on; with `last`, no further than there.
+template <int count>
+__device__ inline void advance(int (&places)[count], int bytes) {
+#pragma unroll
+  for (int& place : places)
+    place += bytes;
+}
+template <int count>
+__device__ inline void advance(int (&places)[count], int bytes, const int (&last)[count]) {
+#pragma unroll
+  for (int i = 0; i < count; ++i)
+    places[i] = min(places[i] + bytes, last[i]);
+}
+
+// Loads the rows of a step. One is there, and the places of `image` are in it; of two, which begin
+// at `row` of `rows`, one may be outside.
+template <int count, typename Image>
+__device__ inline void load_rows(typename Image::Words (&words)[count], const Image& image,
+                                 const char* shared, int row, int rows, int pitch) {
+  if constexpr (count == 1) {
+    image.load(words[0], shared);
+  } else {
+#pragma unroll
+    for (int i = 0; i < count; ++i)
+      image.load(words[i], shared + max(min(row + i, rows - 1), 0) * pitch);
+  }
+}
+
 // The image as the first operand: positions x columns.
 template <int unit, int windows>
 struct Image {
@@ -35,21 +63,6 @@ struct Image {
               // lane / 4 + 8, in the row that is counted as 0
   std::uint32_t keep[2][2 * windows];
 
-  struct Places {
-    int at[2];
-  };
-  __device__ void move(int bytes) {
-#pragma unroll
-    for (int& one : at)
-      one += bytes;
-  }
-  // Where it is `bytes` further on, and a move that ends there.
-  __device__ Places last(int bytes) const { return {at[0] + bytes, at[1] + bytes}; }
-  __device__ void move(int bytes, const Places& last) {
-#pragma unroll
-    for (int i = 0; i < 2; ++i)
-      at[i] = min(at[i] + bytes, last.at[i]);
-  }
   // The lane's columns of a window that begins at `column`; from `columns` on none counts. With
   // unit 2 both of a pair are inside the image, or neither.
   __device__ void set_columns(int i, int column, int columns) {
@@ -99,11 +112,6 @@ struct TurnedImage {
 
   __device__ static int column_of(int operand_row) {
     return unit == 2 ? operand_row % 8 * 2 + operand_row / 8 : operand_row;
-  }
-  __device__ void move(int bytes) {
-#pragma unroll
-    for (int& one : at)
-      one += bytes;
   }
   // Lanes begin this far into the window.
   __device__ static int first_column() { return threadIdx.x % 32 / 4 * unit; }
@@ -157,11 +165,6 @@ struct Gradient {
   int at[4];              // as in TurnedImage
   std::uint32_t keep[2];  // of pairs of positions
 
-  __device__ void move(int bytes) {
-#pragma unroll
-    for (int& one : at)
-      one += bytes;
-  }
   __device__ void load(Words& words, const char* row) const {
 #pragma unroll
     for (int i = 0; i < 4; ++i)

@@ -41,7 +41,7 @@ class Dealer {
       : units_(units),
         piece_(plan.whole_groups ? static_cast<std::int64_t>(images) * bands : 1),
         pieces_(units / piece_),
-        blocks_(plan.blocks / plan.team),
+        runs_(plan.blocks / plan.team),
         bands_(bands),
         middle_(plan.in_turn ? groups : images),
         team_(plan.team),
@@ -65,7 +65,7 @@ class Dealer {
   }
   // Units of a block. Never 2^31 of them: they would not fit any memory.
   __device__ int count(std::int64_t block) const {
-    if (in_turn_) return static_cast<int>(blocks_.quotient(units_ - block + blocks_.value() - 1));
+    if (in_turn_) return static_cast<int>(runs_.quotient(units_ - block + runs_.value() - 1));
     int run = static_cast<int>(block);
     const int rank = team_.remainder(run);
     return team_.quotient(static_cast<int>(begin(run + 1) - begin(run)) - rank + team_.value() - 1);
@@ -84,7 +84,7 @@ class Dealer {
  private:
   // Of a run, counted by teams.
   __device__ std::int64_t begin(std::int64_t run) const {
-    return blocks_.quotient(pieces_ * run) * piece_;
+    return runs_.quotient(pieces_ * run) * piece_;
   }
   // Adds to a digit and returns what is carried.
   __device__ static int add(int& digit, int step, int base) {
@@ -95,7 +95,7 @@ class Dealer {
   }
 
   std::int64_t units_, piece_, pieces_;
-  Divisor blocks_, bands_, middle_;
+  Divisor runs_, bands_, middle_;
   int step_band_, step_middle_, step_outer_;
   SmallDivisor team_;
   bool in_turn_;

@@ -27,6 +27,17 @@ constexpr double kLaunchUs = 5;
 // C42 21x53 k6x2 stride 2 float32 takes 36 us where the rates alone say 10.
 constexpr double kSumUs = 10;
 
+// What the rates do not know, as a factor.
+double slowdown(const Problem& problem) {
+  // Lanes of different rows: the weight gradient of N2324 C13 7x5 k5 stride 2 float32 takes 54 us
+  // where the rates say 17, N7 C224 97x9 k8 float16 19 us forward where they say 13.
+  const bool narrow = problem.layout == Layout::nchw && problem.w.output() < 8;
+  if (problem.pass == Pass::backward_weight) return narrow ? 20 : 1;
+  // Every second element: N13 C1674 18x20 k9 stride 2 float32 takes 54 us where the rates say 25.
+  if (problem.pass == Pass::forward && problem.w.stride > 1) return 2;
+  return narrow ? 1.8 : 1;
+}
+
 double estimate_us(const Problem& problem, const Arch& arch) {
   const bool nchw = problem.layout == Layout::nchw;
   const bool weight = problem.pass == Pass::backward_weight;
@@ -36,15 +47,8 @@ double estimate_us(const Problem& problem, const Arch& arch) {
   const auto results =
       problem.pass == Pass::backward_input ? static_cast<double>(problem.input_numel()) : outputs;
   const double multiply_adds = outputs * static_cast<double>(problem.taps());
-  // Every second element: N13 C1674 18x20 k9 stride 2 float32 takes 54 us where the rates say 25.
-  const bool apart = problem.pass == Pass::forward && problem.w.stride > 1;
-  // Rows that do not fill a warp's lanes: N7 C224 97x9 k8 float16 takes 19 us forward where the
-  // rates say 13, and the weight gradient of N2324 C13 7x5 k5 stride 2 float32 takes 54 where they
-  // say 17.
-  const bool narrow = problem.w.output() < 8;
-  const double slower = weight ? (narrow ? 20 : 1) : apart ? 2 : narrow ? 1.8 : 1;
   return kLaunchUs + (weight ? kSumUs : 0) +
-         slower * (results / rates.results + multiply_adds / rates.multiply_adds) /
+         slowdown(problem) * (results / rates.results + multiply_adds / rates.multiply_adds) /
              arch.multiprocessors;
 }
 

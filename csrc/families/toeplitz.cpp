@@ -179,7 +179,7 @@ Answer plan_launch(const Kernel& kernel, const Problem& problem, const Arch& arc
   if (auto reason = refuse(problem, arch)) return *std::move(reason);
   const Candidate best = search(problem, arch);
   if (best.us < 0) return "its rows do not fit the shared memory of the device";
-  return plan_of(kernel, problem, best, geometry(problem, best.tiling));
+  return plan_of(kernel, problem, arch, best, geometry(problem, best.tiling));
 }
 
 }  // namespace

@@ -153,7 +153,8 @@ constexpr Deal deal_teams(std::int64_t groups, std::int64_t per_group, int team)
           .whole_groups = true,
           .team = team};
 }
-constexpr bool has_teams(const Arch& arch) {
+// Clusters, and kernels that begin before the one before them has ended.
+constexpr bool is_sm_90(const Arch& arch) {
   return std::min(arch.compute_capability, arch.compiled_for) >= 90;
 }
 
@@ -184,7 +185,7 @@ void consider_deals(Candidate& best, const Problem& problem, const Arch& arch, c
     consider(deal_runs(g.groups, per_group, all, true));
     // The blocks leave their sums where units were loaded before.
     const bool room = std::int64_t{4} * g.channels * problem.taps() <= g.stage_bytes;
-    const bool teams = has_teams(arch) && room && per_group < 1 << 28;  // see SmallDivisor
+    const bool teams = is_sm_90(arch) && room && per_group < 1 << 28;  // see SmallDivisor
     for (int team = 2; teams && team <= std::min<std::int64_t>(kMaxTeam, per_group); ++team) {
       if (g.groups * static_cast<double>(team) <= kTeamShare * static_cast<double>(all))
         consider(deal_teams(g.groups, per_group, team));
@@ -215,7 +216,7 @@ constexpr Partials partials_of(const Problem& problem, const Geometry& g, std::i
 
 // The plan of the best tiling, of which `g` is the geometry.
 template <typename Geometry>
-Plan plan_of(const Kernel& kernel, const Problem& problem, const Candidate& best,
+Plan plan_of(const Kernel& kernel, const Problem& problem, const Arch& arch, const Candidate& best,
              const Geometry& g) {
   Plan plan;
   plan.kernel = &kernel;
@@ -228,6 +229,7 @@ Plan plan_of(const Kernel& kernel, const Problem& problem, const Candidate& best
   plan.estimate_us = best.us;
   if (problem.pass == Pass::backward_weight && !plan.whole_groups) {
     plan.slices = plan.blocks;
+    plan.sums_overlap = is_sm_90(arch);
     plan.workspace_bytes = partials_of(problem, g, plan.blocks, false).bytes();
   }
   return plan;
