@@ -18,12 +18,15 @@ struct Phases {
   int pad_h, pad_w;
 };
 
-template <typename S, int kernel_w>
+// With `kernel_h` 0 its height comes at run time, and a thread goes down its rows once for each
+// pair of filter rows; otherwise once, for all of them.
+template <typename S, int kernel_w, int kernel_h>
 __global__ void __launch_bounds__(kMaxThreads, kStepBlocks)
     scatter(const Phases p, const typename S::Type* __restrict__ source,
             const typename S::Type* __restrict__ weight, typename S::Type* __restrict__ result) {
   using Type = typename S::Type;
   constexpr int half_w = (kernel_w + 1) / 2;
+  constexpr int pairs = kernel_h == 0 ? 1 : (kernel_h + 1) / 2;
   extern __shared__ __align__(16) char shared[];
   const Grid& grid = p.grid;
   const Geometry& g = grid.g;
@@ -78,30 +81,47 @@ __global__ void __launch_bounds__(kMaxThreads, kStepBlocks)
 
       float sums[2 * kStepRows][2] = {};
 #pragma unroll 1
-      for (int m = 0; m < g.h.kernel; ++m) {
-        float phases[2][kernel_w];
+      for (int first = 0; first < g.h.kernel; first += pairs) {
+        float rows_of_filter[2 * pairs][kernel_w];
 #pragma unroll
-        for (int phase = 0; phase < 2; ++phase)
-#pragma unroll
-          for (int b = 0; b < kernel_w; ++b)
-            phases[phase][b] =
-                2 * m + phase < p.kernel_h ? filter[(2 * m + phase) * kernel_w + b] : 0.f;
-#pragma unroll
-        for (int r = 0; r < kStepRows; ++r) {
-          const int row = step + r - m;
-          if (row < rows.first || row >= rows.last) continue;
-          float values[half_w] = {};
-#pragma unroll
-          for (int n = 0; n < half_w; ++n)
-            if (inside[n]) values[n] = S::widen(at[(r - m) * g.w.source + item.column - n]);
+        for (int a = 0; a < 2 * pairs; ++a)
 #pragma unroll
           for (int b = 0; b < kernel_w; ++b)
-            sums[2 * r][b % 2] = fmaf(values[b / 2], phases[0][b], sums[2 * r][b % 2]);
-          if (2 * m + 1 < p.kernel_h) {
+            rows_of_filter[a][b] =
+                2 * first + a < p.kernel_h ? filter[(2 * first + a) * kernel_w + b] : 0.f;
+        // Down the rows that meet these pairs. Without a branch, the next ones are on their way; of
+        // a gradient of few rows most are outside, and skipped.
+        const int top = step - first - (pairs - 1);
+        const auto go_down = [&]<bool skip>() {
+          const Type* from = at + (top - step) * g.w.source + item.column;
 #pragma unroll
-            for (int b = 0; b < kernel_w; ++b)
-              sums[2 * r + 1][b % 2] = fmaf(values[b / 2], phases[1][b], sums[2 * r + 1][b % 2]);
+          for (int i = 0; i < kStepRows + pairs - 1; ++i, from += g.w.source) {
+            const bool there = rows.holds(top + i);
+            if (skip && !there) continue;
+            float values[half_w];
+#pragma unroll
+            for (int n = 0; n < half_w; ++n)
+              values[n] = there && inside[n] ? S::widen(from[-n]) : 0.f;
+#pragma unroll
+            for (int r = 0; r < kStepRows; ++r) {
+              const int pair = r - i + pairs - 1;
+              if (pair < 0 || pair >= pairs) continue;
+#pragma unroll
+              for (int phase = 0; phase < 2; ++phase) {
+                const int a = 2 * pair + phase;
+                if (kernel_h == 0 ? 2 * first + a >= p.kernel_h : a >= kernel_h) continue;
+                float (&sum)[2] = sums[2 * r + phase];
+#pragma unroll
+                for (int b = 0; b < kernel_w; ++b)
+                  sum[b % 2] = fmaf(values[b / 2], rows_of_filter[a][b], sum[b % 2]);
+              }
+            }
           }
+        };
+        if (kernel_h == 0 && rows.count() < kStepRows) {
+          go_down.template operator()<true>();
+        } else {
+          go_down.template operator()<false>();
         }
       }
 
@@ -131,9 +151,10 @@ using Scatter = void (*)(Phases, const typename S::Type*, const typename S::Type
                          typename S::Type*);
 
 template <typename S, int... width>
-Scatter<S> scatter_of(int kernel_w, std::integer_sequence<int, width...>) {
-  constexpr Scatter<S> table[] = {scatter<S, width + 1>...};
-  return table[kernel_w - 1];
+Scatter<S> scatter_of(int kernel_w, int kernel_h, std::integer_sequence<int, width...>) {
+  constexpr Scatter<S> square[] = {scatter<S, width + 1, (width < kMaxSquare ? width + 1 : 0)>...};
+  constexpr Scatter<S> any[] = {scatter<S, width + 1, 0>...};
+  return (kernel_w == kernel_h ? square : any)[kernel_w - 1];
 }
 
 template <DType dtype>
@@ -148,7 +169,7 @@ void launch_scatter(const Problem& problem, const Plan& plan, const Tensors& ten
                  .result_w = static_cast<int>(problem.w.input),
                  .pad_h = static_cast<int>(problem.h.pad_before),
                  .pad_w = static_cast<int>(problem.w.pad_before)};
-  const auto kernel = scatter_of<S>(static_cast<int>(problem.w.kernel),
+  const auto kernel = scatter_of<S>(static_cast<int>(problem.w.kernel), p.kernel_h,
                                     std::make_integer_sequence<int, kMaxKernel>{});
   allow_shared(kernel, g.shared_bytes);
   kernel<<<static_cast<unsigned>(plan.blocks), plan.threads, g.shared_bytes, stream>>>(

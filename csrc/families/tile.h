@@ -105,6 +105,8 @@ inline constexpr int kSumBatch = 16;
 // Tiles of the input gradient with stride 2, in steps of the output gradient: each step is two
 // results along an axis.
 inline constexpr int kStepRows = 4;
+// Of larger square filters not all rows fit the registers.
+inline constexpr int kMaxSquare = 7;
 inline constexpr int kStepBlocks = 3;
 
 // Everything that follows from a problem and its tiling.
