@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include <optional>
+#include <tuple>
 
 #include "cuda/launch.h"
 #include "plan.h"
@@ -15,6 +16,8 @@ extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stre
 
 namespace dwconv {
 namespace {
+
+using torch::stable::accelerator::DeviceGuard;
 
 void* current_stream(int device) {
   STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream != nullptr,
@@ -38,7 +41,7 @@ void run(const Problem& problem, Tensors tensors, const Tensor& like) {
   const Plan chosen = plan(problem, arch_of(device), current_policy());
   std::optional<Tensor> workspace;
   if (chosen.workspace_bytes > 0) {
-    workspace = empty({chosen.workspace_bytes}, {1}, ScalarType::Byte, like);
+    workspace = empty(std::array{chosen.workspace_bytes}, Layout::nchw, like, ScalarType::Byte);
     tensors.workspace = workspace->mutable_data_ptr();
   }
   launch(problem, chosen, tensors, device, current_stream(device));
@@ -46,18 +49,18 @@ void run(const Problem& problem, Tensors tensors, const Tensor& like) {
 
 void* read(const Tensor& tensor) { return const_cast<void*>(tensor.const_data_ptr()); }
 
-Tensor forward(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
-               Sizes stride, Sizes padding, Sizes dilation) {
-  const Layout layout = input.dim() == 4 ? layout_of(input) : Layout::nchw;
-  const Sizes weight_size = sizes_of(weight);
-  Problem problem = make_problem(Pass::forward, input, layout, sizes_of(input), weight_size,
-                                 {std::move(stride), std::move(padding), std::move(dilation)});
+Tensor convolve(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+                const Geometry& geometry) {
+  const Size input_size = size_of(input.sizes(), "input");
+  const Size weight_size = size_of(weight.sizes(), "weight");
+  const Layout layout = layout_of(input);
+  Problem problem = make_problem(Pass::forward, input, layout, input_size, weight_size, geometry);
   problem.bias = bias.has_value();
   check_matches(weight, "weight", weight_size, input);
-  if (bias) check_matches(*bias, "bias", {problem.filters()}, input);
+  if (bias) check_matches(*bias, "bias", std::array{problem.filters()}, input);
 
-  const torch::stable::accelerator::DeviceGuard guard(input.get_device_index());
-  Tensor output = empty_like(input, output_sizes(problem), layout);
+  const DeviceGuard guard(input.get_device_index());
+  Tensor output = empty(output_size(problem), layout, input);
   if (problem.output_numel() == 0) return output;
   const Tensor dense_input = dense(input, layout);
   const Tensor dense_weight = dense(weight, Layout::nchw);
@@ -72,70 +75,130 @@ Tensor forward(const Tensor& input, const Tensor& weight, const std::optional<Te
   return output;
 }
 
-Tensor backward_input(const Tensor& grad_output, const Tensor& weight, Sizes input_size,
-                      Sizes stride, Sizes padding, Sizes dilation) {
-  const Layout layout = grad_output.dim() == 4 ? layout_of(grad_output) : Layout::nchw;
-  const Sizes weight_size = sizes_of(weight);
+// `layout` is that of the tensors that are read; `dense_grad` has it.
+Tensor gradient_of_input(const Tensor& dense_grad, const Tensor& weight, const Size& input_size,
+                         const Geometry& geometry, Layout layout) {
+  const Size weight_size = size_of(weight.sizes(), "weight");
   const Problem problem =
-      make_problem(Pass::backward_input, grad_output, layout, input_size, weight_size,
-                   {std::move(stride), std::move(padding), std::move(dilation)});
-  check_matches(grad_output, "grad_output", output_sizes(problem), grad_output);
-  check_matches(weight, "weight", weight_size, grad_output);
+      make_problem(Pass::backward_input, dense_grad, layout, input_size, weight_size, geometry);
+  check_matches(dense_grad, "grad_output", output_size(problem), dense_grad);
+  check_matches(weight, "weight", weight_size, dense_grad);
 
-  const torch::stable::accelerator::DeviceGuard guard(grad_output.get_device_index());
-  Tensor grad_input = empty_like(grad_output, input_size, layout);
+  const DeviceGuard guard(dense_grad.get_device_index());
+  Tensor grad_input = empty(input_size, layout, dense_grad);
   if (problem.input_numel() == 0) return grad_input;
-  const Tensor dense_grad = dense(grad_output, layout);
   const Tensor dense_weight = dense(weight, Layout::nchw);
   run(problem,
       {.input = grad_input.mutable_data_ptr(),
        .weight = read(dense_weight),
        .output = read(dense_grad)},
-      grad_output);
+      dense_grad);
   return grad_input;
 }
 
-Tensor backward_weight(const Tensor& grad_output, const Tensor& input, Sizes weight_size,
-                       Sizes stride, Sizes padding, Sizes dilation) {
-  const Layout layout = grad_output.dim() == 4 ? layout_of(grad_output) : Layout::nchw;
-  const Sizes input_size = sizes_of(input);
-  const Problem problem =
-      make_problem(Pass::backward_weight, grad_output, layout, input_size, weight_size,
-                   {std::move(stride), std::move(padding), std::move(dilation)});
-  check_matches(grad_output, "grad_output", output_sizes(problem), grad_output);
-  check_matches(input, "input", input_size, grad_output);
+// And of the bias where it is wanted: both are sums over the same output gradient.
+std::pair<Tensor, Tensor> gradients_of_weight(const Tensor& dense_grad, const Tensor& input,
+                                              const Size& weight_size, const Geometry& geometry,
+                                              Layout layout, bool bias) {
+  const Size input_size = size_of(input.sizes(), "input");
+  Problem problem =
+      make_problem(Pass::backward_weight, dense_grad, layout, input_size, weight_size, geometry);
+  problem.bias = bias;
+  check_matches(dense_grad, "grad_output", output_size(problem), dense_grad);
+  check_matches(input, "input", input_size, dense_grad);
 
-  const torch::stable::accelerator::DeviceGuard guard(grad_output.get_device_index());
-  Tensor grad_weight = empty_like(grad_output, weight_size, Layout::nchw);
-  if (problem.output_numel() == 0) return torch::stable::zero_(grad_weight);
-  const Tensor dense_grad = dense(grad_output, layout);
+  const DeviceGuard guard(dense_grad.get_device_index());
+  Tensor grad_weight = empty(weight_size, Layout::nchw, dense_grad);
+  Tensor grad_bias =
+      bias ? empty(std::array{problem.filters()}, Layout::nchw, dense_grad) : Tensor();
+  if (problem.output_numel() == 0) {
+    torch::stable::zero_(grad_weight);
+    if (bias) torch::stable::zero_(grad_bias);
+    return {grad_weight, grad_bias};
+  }
   const Tensor dense_input = dense(input, layout);
   run(problem,
       {.input = read(dense_input),
        .weight = grad_weight.mutable_data_ptr(),
-       .output = read(dense_grad)},
-      grad_output);
-  return grad_weight;
+       .output = read(dense_grad),
+       .bias = bias ? grad_bias.mutable_data_ptr() : nullptr},
+      dense_grad);
+  return {grad_weight, grad_bias};
+}
+
+// The operators.
+
+Tensor forward(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+               const List& stride, const List& padding, const List& dilation) {
+  return convolve(input, weight, bias, geometry_of(stride, padding, dilation));
+}
+
+Tensor forward_packed(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+                      int64_t geometry) {
+  return convolve(input, weight, bias, geometry_of(geometry));
+}
+
+Tensor backward_input(const Tensor& grad_output, const Tensor& weight, const List& input_size,
+                      const List& stride, const List& padding, const List& dilation) {
+  const Layout layout = layout_of(grad_output);
+  return gradient_of_input(dense(grad_output, layout), weight, size_of(input_size, "input_size"),
+                           geometry_of(stride, padding, dilation), layout);
+}
+
+Tensor backward_weight(const Tensor& grad_output, const Tensor& input, const List& weight_size,
+                       const List& stride, const List& padding, const List& dilation) {
+  const Layout layout = layout_of(grad_output);
+  return gradients_of_weight(dense(grad_output, layout), input, size_of(weight_size, "weight_size"),
+                             geometry_of(stride, padding, dilation), layout, false)
+      .first;
+}
+
+// Those of all gradients that are wanted: bit 0 of `wanted` is the input's, then weight's, bias's.
+std::tuple<Tensor, Tensor, Tensor> backward_packed(const Tensor& grad_output, const Tensor& input,
+                                                   const Tensor& weight, int64_t geometry,
+                                                   int64_t wanted) {
+  const Size input_size = size_of(input.sizes(), "input");
+  const Size weight_size = size_of(weight.sizes(), "weight");
+  const Layout layout = layout_of(input);
+  size_of(grad_output.sizes(), "grad_output");  // four, as `dense` wants them
+  const Tensor grad = dense(grad_output, layout);
+  const Geometry unpacked = geometry_of(geometry);
+  const bool bias = wanted & 4;
+  Tensor of_input, of_weight, of_bias;
+  if (wanted & 1) of_input = gradient_of_input(grad, weight, input_size, unpacked, layout);
+  if (wanted & 2) {
+    std::tie(of_weight, of_bias) =
+        gradients_of_weight(grad, input, weight_size, unpacked, layout, bias);
+  } else if (bias) {
+    of_bias = torch::stable::sum(grad, std::vector<int64_t>{0, 2, 3});
+  }
+  return {of_input, of_weight, of_bias};
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY(dwconv, library) {
   library.def(
-      "forward(Tensor input, Tensor weight, Tensor? bias, int[] stride, SymInt[] padding, "
+      "forward(Tensor input, Tensor weight, Tensor? bias, int[] stride, int[] padding, "
       "int[] dilation) -> Tensor");
   library.def(
       "backward_input(Tensor grad_output, Tensor weight, SymInt[] input_size, int[] stride, "
-      "SymInt[] padding, int[] dilation) -> Tensor");
+      "int[] padding, int[] dilation) -> Tensor");
   library.def(
       "backward_weight(Tensor grad_output, Tensor input, SymInt[] weight_size, int[] stride, "
-      "SymInt[] padding, int[] dilation) -> Tensor");
+      "int[] padding, int[] dilation) -> Tensor");
+  library.def("forward_packed(Tensor input, Tensor weight, Tensor? bias, int geometry) -> Tensor");
+  library.def(
+      "backward_packed(Tensor grad_output, Tensor input, Tensor weight, int geometry, int wanted) "
+      "-> (Tensor, Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(dwconv, CUDA, library) {
   library.impl("forward", TORCH_BOX(&forward));
   library.impl("backward_input", TORCH_BOX(&backward_input));
   library.impl("backward_weight", TORCH_BOX(&backward_weight));
+  library.impl("forward_packed", TORCH_BOX(&forward_packed));
+  library.impl("backward_packed", TORCH_BOX(&backward_packed));
 }
 
 }  // namespace dwconv

@@ -65,7 +65,7 @@ struct Problem {
   Pass pass = Pass::forward;
   DType dtype = DType::float32;
   Layout layout = Layout::nchw;
-  bool bias = false;
+  bool bias = false;  // there is one to add, or its gradient is wanted
   std::int64_t batch = 1;
   std::int64_t channels = 1;    // of the input
   std::int64_t multiplier = 1;  // filters per input channel
@@ -74,6 +74,8 @@ struct Problem {
 
   constexpr std::int64_t filters() const { return channels * multiplier; }
   constexpr std::int64_t taps() const { return h.kernel * w.kernel; }
+  // What a weight gradient has of a filter: with `bias`, that of the bias as well.
+  constexpr std::int64_t sums() const { return taps() + (bias ? 1 : 0); }
   constexpr std::int64_t input_numel() const { return batch * channels * h.input * w.input; }
   constexpr std::int64_t output_numel() const {
     return batch * filters() * h.output() * w.output();

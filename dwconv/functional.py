@@ -1,40 +1,20 @@
-"""``depthwise_conv2d``: checks its arguments, then runs one differentiable function."""
+"""``depthwise_conv2d``: one differentiable function, behind checks of its arguments that calls like
+an earlier one do without."""
 
-import operator
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch._C import _are_functorch_transforms_active, _is_any_autocast_enabled
-from torch._functorch.utils import unwrap_dead_wrappers
+from torch._C._functorch import unwrap_if_dead
 from torch.autograd import Function
 from torch.compiler import is_dynamo_compiling
 from torch.nn import Parameter
 
 from dwconv import _ops
-
-DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-
-IntOrPair = int | Sequence[int]
-
-
-class Geometry(NamedTuple):
-    """What a convolution is beside its data."""
-
-    input_size: tuple[int, ...]  # N, C, H, W
-    weight_size: tuple[int, ...]  # M*C, 1, kh, kw
-    stride: tuple[int, int]
-    padding: tuple[int, int, int, int]  # top, bottom, left, right
-    dilation: tuple[int, int]
-
-
-class Call(NamedTuple):
-    """A call whose arguments are right."""
-
-    geometry: Geometry
-    batched: bool
-    given: tuple[Any, Any, Any]  # stride, padding and dilation themselves
+from dwconv._ops import Geometry
+from dwconv.arguments import IntOrPair, check, check_input
 
 
 class _DepthwiseConv2d(Function):
@@ -52,37 +32,57 @@ class _DepthwiseConv2d(Function):
         weight: Tensor | None,
         output: Tensor | None,
         bias: Tensor | None,
+        size: Sequence[int],
         geometry: Geometry,
     ) -> Tensor:
-        return _compute(input, weight, output, bias, geometry)
+        return _compute(input, weight, output, bias, size, geometry)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        input, weight, given_output, _, geometry = inputs
+        input, weight, given_output, _, _, geometry = inputs
         ctx.save_for_backward(input, weight, given_output)
         ctx.geometry = geometry
-        # All of a call is in the memory format of its input, and gradients arrive in any.
-        ctx.memory_format = _ops.memory_format_of(given_output if input is None else input)
+        # All of a call is in the memory format of its input, and gradients arrive in any. Of packed
+        # calls backward asks itself, and rarely; under torch.compile it must not ask.
+        if geometry.packed is None:
+            ctx.memory_format = _ops.memory_format_of(given_output if input is None else input)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         input, weight, output = ctx.saved_tensors
-        need_input, need_weight, need_output, need_bias, _ = ctx.needs_input_grad
+        need_input, need_weight, need_output, need_bias, _, _ = ctx.needs_input_grad
         geometry = ctx.geometry
+        if (
+            output is None
+            and geometry.packed is not None
+            and not torch.is_grad_enabled()  # no gradient of the gradients is wanted
+            and not _are_functorch_transforms_active()
+        ):
+            wanted = need_input | need_weight << 1 | need_bias << 2
+            of_input, of_weight, of_bias = _ops.backward_packed(
+                grad, input, weight, geometry.packed, wanted
+            )
+            return of_input, of_weight, None, of_bias, None, None
         # The gradient takes the place of the tensor that was computed.
         if weight is None:
             weight = grad
         else:
-            grad = grad.contiguous(memory_format=ctx.memory_format)
+            memory_format = (
+                ctx.memory_format
+                if geometry.packed is None
+                else _ops.memory_format_of(output if input is None else input)
+            )
+            grad = grad.contiguous(memory_format=memory_format)
             if input is None:
                 input = grad
             else:
                 output = grad
         return (
-            _apply(None, weight, output, None, geometry) if need_input else None,
-            _apply(input, None, output, None, geometry) if need_weight else None,
-            _apply(input, weight, None, None, geometry) if need_output else None,
+            _apply(None, weight, output, None, input.shape, geometry) if need_input else None,
+            _apply(input, None, output, None, weight.shape, geometry) if need_weight else None,
+            _apply(input, weight, None, None, (), geometry) if need_output else None,
             grad.sum((0, 2, 3)) if need_bias else None,
+            None,
             None,
         )
 
@@ -91,15 +91,29 @@ _apply_function: Callable[..., Tensor] = _DepthwiseConv2d.apply
 _apply_eagerly: Callable[..., Tensor] = super(Function, _DepthwiseConv2d).apply
 
 
-def _differentiable(*inputs: Any) -> Tensor:
+def _differentiable(
+    input: Tensor | None,
+    weight: Tensor | None,
+    output: Tensor | None,
+    bias: Tensor | None,
+    size: Sequence[int],
+    geometry: Geometry,
+) -> Tensor:
     """``_DepthwiseConv2d.apply``, by a short cut where dynamo and torch.func have no part in it.
 
     There ``apply`` ends in the same two calls. But first it looks up the signature of ``forward``,
-    every time, which takes longer than all the rest.
+    every time, which takes longer than all the rest, and goes through all arguments for tensors.
     """
     if is_dynamo_compiling() or _are_functorch_transforms_active():
-        return _apply_function(*inputs)
-    return _apply_eagerly(*unwrap_dead_wrappers(inputs))
+        return _apply_function(input, weight, output, bias, size, geometry)
+    return _apply_eagerly(
+        None if input is None else unwrap_if_dead(input),
+        None if weight is None else unwrap_if_dead(weight),
+        None if output is None else unwrap_if_dead(output),
+        None if bias is None else unwrap_if_dead(bias),
+        size,
+        geometry,
+    )
 
 
 def _compute(
@@ -107,16 +121,19 @@ def _compute(
     weight: Tensor | None,
     output: Tensor | None,
     bias: Tensor | None,
+    size: Sequence[int],
     geometry: Geometry,
 ) -> Tensor:
-    input_size, weight_size, stride, padding, dilation = geometry
+    """The tensor that is None, of this size; the output's size follows from the others."""
     result: Tensor
-    if output is None:
-        result = _ops.forward(input, weight, bias, stride, padding, dilation)
+    if output is None and geometry.packed is not None:
+        result = _ops.forward_packed(input, weight, bias, geometry.packed)
+    elif output is None:
+        result = _ops.forward(input, weight, bias, *geometry.lists)
     elif input is None:
-        result = _ops.backward_input(output, weight, input_size, stride, padding, dilation)
+        result = _ops.backward_input(output, weight, size, *geometry.lists)
     else:
-        result = _ops.backward_weight(output, input, weight_size, stride, padding, dilation)
+        result = _ops.backward_weight(output, input, size, *geometry.lists)
     return result
 
 
@@ -125,163 +142,44 @@ def _apply(
     weight: Tensor | None,
     output: Tensor | None,
     bias: Tensor | None,
+    size: Sequence[int],
     geometry: Geometry,
 ) -> Tensor:
     """``_DepthwiseConv2d``, without its cost where no gradient is wanted."""
     if torch.is_grad_enabled():
         for tensor in (input, weight, output, bias):
             if tensor is not None and tensor.requires_grad:
-                return _differentiable(input, weight, output, bias, geometry)
-    return _compute(input, weight, output, bias, geometry)
+                return _differentiable(input, weight, output, bias, size, geometry)
+    return _compute(input, weight, output, bias, size, geometry)
 
 
-def pair(value: IntOrPair, name: str, least: int) -> tuple[int, int]:
-    """``value`` as (h, w), each from ``least`` to 2**31 - 1. Raises TypeError or ValueError."""
-    values = value if isinstance(value, (tuple, list, torch.Size)) else (value,)
-    if len(values) not in (1, 2):
-        raise ValueError(f"{name} must be an int or a pair of ints, got {value!r}")
-    if any(isinstance(v, bool) for v in values):
-        raise TypeError(f"{name} must be an int or a pair of ints, got {value!r}")
-    try:
-        numbers = tuple(operator.index(v) for v in values)
-    except TypeError:
-        raise TypeError(f"{name} must be an int or a pair of ints, got {value!r}") from None
-    if min(numbers) < least or max(numbers) >= 2**31:
-        raise ValueError(f"{name} must be at least {least} and less than 2**31, got {value!r}")
-    return numbers[0], numbers[-1]
-
-
-def paddings(
-    value: str | IntOrPair,
-    kernel_size: Sequence[int],
-    stride: Sequence[int],
-    dilation: Sequence[int],
-) -> tuple[int, int, int, int]:
-    """``value`` as (top, bottom, left, right). Raises TypeError or ValueError."""
-    if not isinstance(value, str):
-        h, w = pair(value, "padding", 0)
-        return h, h, w, w
-    if value == "valid":
-        return 0, 0, 0, 0
-    if value != "same":
-        raise ValueError(
-            f"padding must be an int, a pair of ints, 'same' or 'valid', got {value!r}"
-        )
-    if stride[0] != 1 or stride[1] != 1:
-        raise ValueError(f"padding='same' needs stride 1, got stride={tuple(stride)}")
-    # Where the total is odd, the extra element goes to the bottom and to the right.
-    h, w = (d * (k - 1) for k, d in zip(kernel_size, dilation, strict=True))
-    return h // 2, h - h // 2, w // 2, w - w // 2
-
-
-def check_input(input: Any, channels: int | None) -> None:
-    """What can be wrong with the input alone; ``channels`` are those of a layer, or None."""
-    c = "C" if channels is None else channels
-    shape = f"(N, {c}, H, W) or ({c}, H, W)"
-    check_tensor(input, "input", (3, 4), shape)
-    if channels is not None and input.shape[-3] != channels:
-        raise ValueError(f"input must have the shape {shape}, got {tuple(input.shape)}")
-
-
-def check_tensor(tensor: Any, name: str, dims: tuple[int, ...], shape: str) -> None:
-    """What can be wrong with one tensor. ``shape`` is what the message says of ``dims``."""
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} must be a Tensor, got {type(tensor).__name__}")
-    if tensor.is_nested:
-        raise TypeError(f"{name} must be a dense tensor, got a nested tensor")
-    if tensor.layout != torch.strided:
-        raise TypeError(f"{name} must be a dense tensor, got layout {tensor.layout}")
-    if tensor.dtype not in DTYPES:
-        raise TypeError(
-            f"{name} must be float64, float32, float16 or bfloat16, got dtype {tensor.dtype}"
-        )
-    if tensor.dim() not in dims:
-        raise ValueError(f"{name} must have the shape {shape}, got {tuple(tensor.shape)}")
-
-
-def _check_like_input(tensor: Tensor, name: str, input: Tensor) -> None:
-    if tensor.dtype != input.dtype:
-        raise TypeError(f"{name} must have input's dtype {input.dtype}, got {tensor.dtype}")
-    if tensor.device != input.device:
-        raise ValueError(f"{name} must be on input's device {input.device}, got {tensor.device}")
-
-
-def _check_tensors(
-    input: Tensor, weight: Tensor, bias: Tensor | None, channels: int | None
-) -> None:
-    """Everything that can be wrong with the tensors themselves."""
-    check_input(input, channels)
-    check_tensor(weight, "weight", (4,), "(M*C, 1, kh, kw)")
-    _check_like_input(weight, "weight", input)
-    channels, height, width = input.shape[-3:]
-    if channels < 1 or height < 1 or width < 1:
-        raise ValueError(f"input must have channels, height and width, got {tuple(input.shape)}")
-    filters, one, kernel_h, kernel_w = weight.shape
-    if one != 1 or kernel_h < 1 or kernel_w < 1:
-        raise ValueError(f"weight must have the shape (M*C, 1, kh, kw), got {tuple(weight.shape)}")
-    if kernel_h * kernel_w >= 2**31:
-        raise ValueError(
-            f"weight must have fewer than 2**31 taps in a filter, got {kernel_h} x {kernel_w}"
-        )
-    if filters < 1 or filters % channels != 0:
-        raise ValueError(
-            f"weight must have a multiple of input's {channels} channels as its first size, "
-            f"got {tuple(weight.shape)}"
-        )
-    if bias is not None:
-        check_tensor(bias, "bias", (1,), "(M*C,)")
-        _check_like_input(bias, "bias", input)
-        if bias.shape[0] != filters:
-            raise ValueError(f"bias must have the shape ({filters},), got {tuple(bias.shape)}")
-
-
-def _check_fits(geometry: Geometry) -> None:
-    """The kernel must fit the padded input."""
-    _, _, height, width = geometry.input_size
-    _, _, kernel_h, kernel_w = geometry.weight_size
-    top, bottom, left, right = geometry.padding
-    extent_h = geometry.dilation[0] * (kernel_h - 1) + 1
-    extent_w = geometry.dilation[1] * (kernel_w - 1) + 1
-    if extent_h > height + top + bottom or extent_w > width + left + right:
-        raise ValueError(
-            f"weight must not span more than the padded input: {extent_h} x {extent_w} elements "
-            f"with dilation, against {height + top + bottom} x {width + left + right}"
-        )
-
-
-def _check(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: IntOrPair,
-    padding: str | IntOrPair,
-    dilation: IntOrPair,
-    channels: int | None,
-) -> Call:
-    """Everything that can be wrong with a call."""
-    _check_tensors(input, weight, bias, channels)
-    strides = pair(stride, "stride", 1)
-    dilations = pair(dilation, "dilation", 1)
-    batched = input.dim() == 4
-    geometry = Geometry(
-        tuple(input.shape) if batched else (1, *input.shape),
-        tuple(weight.shape),
-        strides,
-        paddings(padding, weight.shape[2:], strides, dilations),
-        dilations,
-    )
-    _check_fits(geometry)
-    return Call(geometry, batched, (stride, padding, dilation))
-
-
-# Most calls repeat an earlier one with other numbers in the tensors. What the checks look at, of
-# calls that passed them, and what they returned.
-CALLS_KEPT = 1024
-_calls: dict[Hashable, Call] = {}
+# What stride, padding and dilation came to in earlier calls.
+GEOMETRIES_KEPT = 1024
+_geometries: dict[Hashable, tuple[Geometry, tuple[Any, Any, Any]]] = {}
 _PLAIN = (Tensor, Parameter)  # a subclass may have symbolic sizes
 
 
-def _checked(
+def _key(
+    weight: Tensor, stride: IntOrPair, padding: str | IntOrPair, dilation: IntOrPair
+) -> Hashable:
+    """ "same" depends on the filters' size."""
+    return stride, padding, dilation, weight.shape if type(padding) is str else None
+
+
+def _keep(
+    geometry: Geometry, weight: Tensor, given: tuple[IntOrPair, str | IntOrPair, IntOrPair]
+) -> Geometry:
+    """Remembers what a call gave, if its like can be told apart: 1 from True, and sizes at all."""
+    if is_dynamo_compiling() or type(weight) not in _PLAIN or not _exact(*given):
+        return geometry
+    if len(_geometries) >= GEOMETRIES_KEPT:
+        _geometries.clear()
+    geometry = geometry.pack()
+    _geometries[_key(weight, *given)] = geometry, given
+    return geometry
+
+
+def _kept(
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -289,37 +187,28 @@ def _checked(
     padding: str | IntOrPair,
     dilation: IntOrPair,
     channels: int | None,
-) -> Call:
-    """``_check``, or what it returned for the same arguments before."""
-    key: Hashable = None
+) -> Geometry | None:
+    """The geometry of a call of which no more is to be checked than what the operator checks. That
+    takes a tenth of the time of ``check``."""
     if (
-        not is_dynamo_compiling()
-        and type(input) in _PLAIN
-        and type(weight) in _PLAIN
-        and (bias is None or type(bias) in _PLAIN)
+        is_dynamo_compiling()
+        or type(input) not in _PLAIN
+        or type(weight) not in _PLAIN
+        or not (bias is None or type(bias) in _PLAIN)
+        or input.is_meta  # for which the operator checks little
     ):
-        try:
-            key = (
-                input.shape, input.dtype, input.device, input.layout,
-                weight.shape, weight.dtype, weight.device, weight.layout,
-                None if bias is None else (bias.shape, bias.dtype, bias.device, bias.layout),
-                stride, padding, dilation, channels,
-            )  # fmt: skip
-            call = _calls.get(key)
-        except (RuntimeError, TypeError):  # a nested tensor has no shape, a list no hash
-            key = call = None
-        if call is not None:
-            strides, padded, dilations = call.given
-            if stride is strides and padding is padded and dilation is dilations:
-                return call
-            if _exact(stride, padding, dilation):
-                return call
-    call = _check(input, weight, bias, stride, padding, dilation, channels)
-    if key is not None and _exact(stride, padding, dilation):
-        if len(_calls) >= CALLS_KEPT:
-            _calls.clear()
-        _calls[key] = call
-    return call
+        return None
+    try:
+        size = input.shape
+        kept = _geometries.get(_key(weight, stride, padding, dilation))
+    except (RuntimeError, TypeError):  # a nested tensor has no shape, a list no hash
+        return None
+    if kept is None or len(size) != 4 or not (channels is None or channels == size[1]):
+        return None
+    geometry, (strides, padded, dilations) = kept
+    if stride is strides and padding is padded and dilation is dilations:
+        return geometry
+    return geometry if _exact(stride, padding, dilation) else None
 
 
 def _exact(*numbers: Any) -> bool:
@@ -345,10 +234,23 @@ def convolve(
         if channels is not None:
             check_input(input, channels)  # as it is: autocast casts more than a layer takes
         input, weight, bias = _ops.autocast(input, weight, bias)
-    call = _checked(input, weight, bias, stride, padding, dilation, channels)
-    if call.batched:
-        return _apply(input, weight, None, bias, call.geometry)
-    return _apply(input.unsqueeze(0), weight, None, bias, call.geometry).squeeze(0)
+    geometry = _kept(input, weight, bias, stride, padding, dilation, channels)
+    if geometry is not None:
+        try:
+            if geometry.packed is not None and not torch.is_grad_enabled():
+                result: Tensor = _ops.forward_packed(input, weight, bias, geometry.packed)
+                return result
+            return _apply(input, weight, None, bias, (), geometry)
+        except RuntimeError as error:
+            failure = error
+        # Either an argument is wrong, which is better said here, or CUDA failed.
+        check(input, weight, bias, stride, padding, dilation, channels)
+        raise failure
+    geometry = check(input, weight, bias, stride, padding, dilation, channels)
+    geometry = _keep(geometry, weight, (stride, padding, dilation))
+    if input.dim() == 4:
+        return _apply(input, weight, None, bias, (), geometry)
+    return _apply(input.unsqueeze(0), weight, None, bias, (), geometry).squeeze(0)
 
 
 def depthwise_conv2d(

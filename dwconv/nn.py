@@ -7,7 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dwconv.functional import DTYPES, IntOrPair, check_input, convolve, paddings, pair
+from dwconv._ops import DTYPES
+from dwconv.arguments import IntOrPair, check_input, paddings, pair
+from dwconv.functional import convolve
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dwconv import _C
+from dwconv import _C, _ops
 
 Pair = tuple[int, int]
 
@@ -82,6 +82,7 @@ class Problem:
             "stride": stride,
             "padding": padding,
             "dilation": dilation,
+            "bias": self.bias and pass_ != "backward_input",
         }
 
 
@@ -159,6 +160,30 @@ def run_pass(pass_: str, problem: Problem, data: Data) -> Tensor:
     return result
 
 
+def packed(problem: Problem) -> int:
+    """The geometry as the packed operators take it."""
+    stride, padding, dilation = (tuple(numbers) for numbers in problem.geometry)
+    number = _ops.Geometry(stride, padding, dilation).pack().packed  # type: ignore[arg-type]
+    assert number is not None
+    return number
+
+
+def run_both(problem: Problem, data: Data) -> tuple[Tensor, Tensor]:
+    """The gradients of weight and bias, by one operator."""
+    of_input, of_weight, of_bias = torch.ops.dwconv.backward_packed(
+        data.grad_output, data.input, data.weight, packed(problem), 2 | 4
+    )
+    assert of_input is None
+    return of_weight, of_bias
+
+
+def run(pass_: str, problem: Problem, data: Data) -> tuple[Tensor, ...]:
+    """All that a pass gives: a weight gradient with a bias has that of the bias as well."""
+    if pass_ == "backward_weight" and problem.bias:
+        return run_both(problem, data)
+    return (run_pass(pass_, problem, data),)
+
+
 def reference(pass_: str, problem: Problem, data: Data) -> Tensor:
     """The result in float64: PyTorch's convolution of an explicitly padded input, on the CPU."""
     exact = data.map(lambda tensor: tensor.detach().to("cpu", torch.float64).contiguous())
@@ -203,23 +228,41 @@ def check_close(pass_: str, problem: Problem, data: Data, result: Tensor) -> Non
     exact = reference(pass_, problem, data)
     assert list(result.shape) == list(exact.shape)
     assert result.dtype == first_tensor(pass_, data).dtype
+
+    def energy() -> Tensor:
+        return reference(pass_, problem, data.map(torch.Tensor.double).map(torch.square))
+
+    sum_error = 3e-6 if pass_ == "backward_weight" else 1e-6
+    _check_error(result, exact, energy, sum_error, f"{pass_} {result.dtype} of {problem}")
+
+
+def check_all(pass_: str, problem: Problem, data: Data, results: tuple[Tensor, ...]) -> None:
+    """What `run` has returned. The bias's gradient is a sum of as many terms as the weight's."""
+    check_close(pass_, problem, data, results[0])
+    for result in results[1:]:
+        grad = data.grad_output.detach().to("cpu", torch.float64)
+        assert list(result.shape) == [problem.filters]
+        assert result.dtype == data.grad_output.dtype
+        name = f"bias gradient {result.dtype} of {problem}"
+        exact = grad.sum((0, 2, 3))
+        _check_error(result, exact, lambda: grad.square().sum((0, 2, 3)), 3e-6, name)  # noqa: B023
+
+
+def _check_error(
+    result: Tensor, exact: Tensor, energy: Callable[[], Tensor], sum_error: float, name: str
+) -> None:
     rounding = float((exact.to(result.dtype).double() - exact).norm())
     few = int(exact.count_nonzero()) < FEW
     norm = float(exact.norm())
     if few:
-        energy = reference(pass_, problem, data.map(torch.Tensor.double).map(torch.square))
-        norm = max(norm, float(energy.sum().sqrt()))
-    sum_error = 3e-6 if pass_ == "backward_weight" else 1e-6
+        norm = max(norm, float(energy().sum().sqrt()))
     if result.dtype == torch.float64:
         sum_error = 1e-14
     elif result.dtype != torch.float32:
         sum_error = sum_error if few else 0
     bound = 1.1 * rounding + sum_error * norm
     error = float((result.detach().double().cpu() - exact).norm())
-    assert error <= bound, (
-        f"{pass_} {result.dtype} of {problem}: error {error:.3e}, allowed {bound:.3e}, "
-        f"norm {norm:.3e}"
-    )
+    assert error <= bound, f"{name}: error {error:.3e}, allowed {bound:.3e}, norm {norm:.3e}"
 
 
 def has_strides_of(tensor: Tensor, layout: str) -> bool:

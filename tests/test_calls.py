@@ -1,4 +1,5 @@
-"""Remembered calls: what was checked once is not checked again, and no other call passes for it."""
+"""Remembered calls: what an earlier call was checked for is left to the operator, which refuses
+what is wrong; and no other call passes for it."""
 
 import gc
 import weakref
@@ -13,7 +14,8 @@ from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import dwconv
-from dwconv import functional
+from dwconv import arguments, functional
+from dwconv._ops import Geometry
 
 # Loosely typed: these tests pass what the types forbid.
 depthwise_conv2d: Any = dwconv.depthwise_conv2d
@@ -22,22 +24,22 @@ DepthwiseConv2d: Any = dwconv.DepthwiseConv2d
 
 @pytest.fixture(autouse=True)
 def _nothing_remembered() -> Iterator[None]:
-    functional._calls.clear()
+    functional._geometries.clear()
     yield
-    functional._calls.clear()
+    functional._geometries.clear()
 
 
 @pytest.fixture
 def checks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """The arguments of each full check."""
     made = []
-    check = functional._check
+    check = arguments.check
 
-    def noted(*arguments: Any) -> functional.Call:
-        made.append(arguments)
-        return check(*arguments)
+    def noted(*given: Any) -> Geometry:
+        made.append(given)
+        return check(*given)
 
-    monkeypatch.setattr(functional, "_check", noted)
+    monkeypatch.setattr(functional, "check", noted)
     return made
 
 
@@ -113,7 +115,7 @@ CHANGES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
 
 @pytest.mark.filterwarnings("ignore")  # of prototypes: sparse tensors
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_a_changed_call_is_checked(
+def test_a_changed_call_is_refused(
     change: Callable[[dict[str, Any]], dict[str, Any]], valid: dict[str, Any]
 ) -> None:
     """Every error is raised after the valid call too, as if there had been none."""
@@ -126,6 +128,7 @@ def test_a_changed_call_is_checked(
             depthwise_conv2d(**changed)
         assert type(again.value) is type(first.value)
         assert str(again.value) == str(first.value)
+        assert again.value.__context__ is None or again.value.__suppress_context__
 
 
 def test_each_argument_counts(valid: dict[str, Any]) -> None:
@@ -193,35 +196,55 @@ def test_autocast_and_back(valid: dict[str, Any], device: torch.device) -> None:
 def test_not_many_are_remembered(
     device: torch.device, monkeypatch: pytest.MonkeyPatch, checks: list[Any]
 ) -> None:
-    """Sizes that never return do not fill the memory."""
-    monkeypatch.setattr(functional, "CALLS_KEPT", 3)
-    w = torch.randn(1, 1, 1, 1, device=device)
+    """Numbers that never return do not fill the memory, nor sizes that "same" depends on."""
+    monkeypatch.setattr(functional, "GEOMETRIES_KEPT", 3)
+    x = torch.randn(1, 1, 8, 1, device=device)
     for size in range(1, 9):
+        w = torch.randn(1, 1, size, 1, device=device)
         for _ in range(2):
-            assert depthwise_conv2d(torch.randn(1, 1, size, 1, device=device), w).numel() == size
-        assert 1 <= len(functional._calls) <= 3
-    assert len(checks) == 8
+            assert depthwise_conv2d(x, w).numel() == 9 - size
+            assert depthwise_conv2d(x, w, padding="same").numel() == 8
+            assert depthwise_conv2d(x, w, padding=(size, 0)).numel() == 9 + size
+        assert 1 <= len(functional._geometries) <= 3
 
 
 def test_tensors_are_not_kept(valid: dict[str, Any]) -> None:
     depthwise_conv2d(**valid)
-    assert len(functional._calls) == 1
+    assert len(functional._geometries) == 1
     tensors = [weakref.ref(valid.pop(name)) for name in ("input", "weight", "bias")]
     gc.collect()
     assert [tensor() for tensor in tensors] == [None] * 3
 
 
-def test_subclasses_are_not_remembered(valid: dict[str, Any]) -> None:
-    """Nor fake tensors, which are one."""
+def test_subclasses_are_checked(valid: dict[str, Any], checks: list[Any]) -> None:
+    """And fake tensors, which are one: each time, and their sizes are not remembered."""
 
     class Mine(Tensor):
         pass
 
-    assert type(depthwise_conv2d(**{**valid, "input": valid["input"].as_subclass(Mine)})) is Mine
     with FakeTensorMode() as mode:
         fake = {name: mode.from_tensor(valid[name]) for name in ("input", "weight", "bias")}
         assert depthwise_conv2d(**{**valid, **fake}).shape == (2, 6, 9, 8)
-    assert not functional._calls
+    assert not functional._geometries
+    for name in ("input", "weight", "bias"):
+        mine = {name: valid[name].as_subclass(Mine)}
+        for _ in range(2):
+            assert type(depthwise_conv2d(**{**valid, **mine})) is Mine
+    assert len(checks) == 7
+
+
+def test_other_failures_stay_what_they_are(
+    valid: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the arguments are right, the operator's error is the user's."""
+    depthwise_conv2d(**valid)
+
+    def fails(*arguments: Any) -> Tensor:
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(functional, "_compute", fails)
+    with pytest.raises(torch.OutOfMemoryError, match="no memory"):
+        depthwise_conv2d(**valid)
 
 
 def test_symbolic_sizes_are_not_remembered(valid: dict[str, Any]) -> None:
@@ -232,6 +255,6 @@ def test_symbolic_sizes_are_not_remembered(valid: dict[str, Any]) -> None:
     for i, size in enumerate((9, 10, 12)):
         valid["input"] = torch.randn(2, 3, size, size + 3, device=valid["weight"].device)
         result = compiled(**valid)
-        assert len(functional._calls) == i  # the eager calls below
+        assert len(functional._geometries) == min(i, 1)  # of the eager calls below
         torch.testing.assert_close(result, depthwise_conv2d(**valid))
     assert graphs.frame_count == 1

@@ -13,11 +13,13 @@ from problems import (
     check_close,
     has_strides_of,
     make_data,
+    packed,
     run_pass,
 )
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import dwconv
+from dwconv import _ops
 
 every_pass = pytest.mark.parametrize("pass_", PASSES)
 
@@ -68,6 +70,51 @@ def test_fake_result_is_like_the_real_one(
     assert (fake.shape, fake.dtype, fake.device) == (real.shape, real.dtype, real.device)
     fake_layout = "nchw" if fake.is_contiguous() else "nhwc"
     assert has_strides_of(real, fake_layout)
+
+
+@every_sample
+@every_layout
+def test_packed_operators_are_the_others(
+    problem: Problem, layout: str, device: torch.device
+) -> None:
+    """To the bit, but that the weight's kernel may be another with the bias beside it; and fake."""
+    data = make_data(problem, torch.float32, device, layout)
+    ops, geometry = torch.ops.dwconv, packed(problem)
+    arguments = data.input, data.weight, data.bias, geometry
+    assert torch.equal(ops.forward_packed(*arguments), run_pass("forward", problem, data))
+    torch.library.opcheck(ops.forward_packed.default, arguments)
+    tensors = data.grad_output, data.input, data.weight
+    for wanted in range(8):
+        gradients = ops.backward_packed(*tensors, geometry, wanted)
+        with FakeTensorMode() as mode:
+            fakes = [mode.from_tensor(tensor) for tensor in tensors]
+            fake_gradients = ops.backward_packed(*fakes, geometry, wanted)
+        for i, (real, fake) in enumerate(zip(gradients, fake_gradients, strict=True)):
+            assert (real is None) == (fake is None) == (not wanted & 1 << i)
+            if real is not None:
+                assert (fake.shape, fake.dtype, fake.device) == (
+                    real.shape,
+                    real.dtype,
+                    real.device,
+                )
+                assert has_strides_of(real, "nchw" if fake.is_contiguous() else "nhwc")
+        if wanted & 1:
+            assert torch.equal(gradients[0], run_pass("backward_input", problem, data))
+        if wanted & 2:
+            check_close("backward_weight", problem, data, gradients[1])
+
+
+@pytest.mark.parametrize(
+    ("numbers", "fits"),
+    [(((1, 127), (0, 1, 2, 3), (127, 1)), True), (((1, 1), (0, 0, 0, 128), (1, 1)), False)],
+)
+def test_packing(numbers: Any, fits: bool) -> None:
+    """Eight numbers in one, if each is less than 128; and back."""
+    geometry = _ops.Geometry(*numbers).pack()
+    assert (geometry.packed is not None) == fits
+    if geometry.packed is not None:
+        assert 0 <= geometry.packed < 2**63
+        assert _ops.unpack(geometry.packed) == geometry
 
 
 def test_meta_tensors_give_shapes() -> None:
@@ -178,6 +225,22 @@ def test_bad_direct_call_raises(pass_: str, bad: str) -> None:
         operator(*BAD_CALLS[bad](arguments))
     torch.cuda.synchronize()
     check_close(pass_, problem, data, run_pass(pass_, problem, data))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("numbers", [0, 2**62], ids=["zeros", "no stride"])
+def test_a_bad_packed_geometry_raises(numbers: int) -> None:
+    data = make_data(Problem(), torch.float32, torch.device("cuda"))
+    with pytest.raises(RuntimeError):
+        torch.ops.dwconv.forward_packed(data.input, data.weight, None, numbers)
+    for grad in (
+        data.grad_output,
+        data.grad_output[0],
+        data.grad_output[:, :, 1:],
+        data.grad_output.cpu(),
+    ):
+        with pytest.raises(RuntimeError):
+            torch.ops.dwconv.backward_packed(grad, data.input, data.weight, numbers, 7)
 
 
 @pytest.mark.gpu

@@ -107,6 +107,7 @@ struct WeightGradient {
   std::int64_t filters;
   std::int64_t groups;
   int kernel_w, taps;
+  int sums;  // of a filter: its taps, and after them that of the bias if it is wanted
   Divisor multiplier, output_h;
   Lanes lanes;
 };
@@ -160,11 +161,19 @@ __global__ void __launch_bounds__(kMaxTapWarps* kWarp)
   const std::int64_t g_column_step = p.output.column_stride() * p.lanes.columns;
   const std::int64_t x_column_step = p.input.column_stride() * p.columns.stride() * p.lanes.columns;
 
-  for (int tap = threadIdx.x / kWarp; tap < p.taps; tap += blockDim.x / kWarp) {
-    const int tap_h = tap / p.kernel_w;
-    const int tap_w = tap - tap_h * p.kernel_w;
-    const Span rows = p.rows.of(tap_h);
-    const Span columns = p.columns.of(tap_w);
+  // The bias is a tap that meets a one for every output.
+  __shared__ typename S::Type one;
+  if (threadIdx.x == 0) one = S::round(1);
+  __syncthreads();
+
+  for (int tap = threadIdx.x / kWarp; tap < p.sums; tap += blockDim.x / kWarp) {
+    const bool of_bias = tap == p.taps;
+    const int tap_h = of_bias ? 0 : tap / p.kernel_w;
+    const int tap_w = of_bias ? 0 : tap - tap_h * p.kernel_w;
+    const Span rows = of_bias ? Span{0, p.rows.outputs()} : p.rows.of(tap_h);
+    const Span columns = of_bias ? Span{0, p.columns.outputs()} : p.columns.of(tap_w);
+    const std::int64_t row_step = of_bias ? 0 : x_row_step;
+    const std::int64_t column_step = of_bias ? 0 : x_column_step;
     const std::int64_t column = columns.first + column_lane;
     const std::int64_t steps = (columns.last - column + p.lanes.columns - 1) / p.lanes.columns;
 
@@ -175,21 +184,22 @@ __global__ void __launch_bounds__(kMaxTapWarps* kWarp)
       const std::int64_t first = max(rows.first, begin - image);
       const std::int64_t last = min(rows.last, end - image);
       const auto* g = grad_output + p.output.offset({n, filter, first, column});
-      const auto* x = input + p.input.offset({n, channel, p.rows.input_of(first, tap_h),
-                                              p.columns.input_of(column, tap_w)});
+      const auto* x = of_bias ? &one
+                              : input + p.input.offset({n, channel, p.rows.input_of(first, tap_h),
+                                                        p.columns.input_of(column, tap_w)});
       // Lanes lie along a row. In nchw a lane then walks down its columns, which are longer than
       // its share of a row; in nhwc along the row, where pixels are neighbours.
       if constexpr (layout == Layout::nchw) {
         for (std::int64_t step = 0; step < steps; ++step) {
-          sum += dot<S, 4>(g, g_row_step, x, x_row_step, last - first);
+          sum += dot<S, 4>(g, g_row_step, x, row_step, last - first);
           g += g_column_step;
-          x += x_column_step;
+          x += column_step;
         }
       } else {
         for (std::int64_t row = first; row < last; ++row) {
-          sum += dot<S, 8>(g, g_column_step, x, x_column_step, steps);
+          sum += dot<S, 8>(g, g_column_step, x, column_step, steps);
           g += g_row_step;
-          x += x_row_step;
+          x += row_step;
         }
       }
     }
@@ -197,7 +207,7 @@ __global__ void __launch_bounds__(kMaxTapWarps* kWarp)
       sum += __shfl_down_sync(0xffffffffu, sum, offset);
     }
     if (active && lane < p.lanes.filters) {
-      partial[(slice * p.filters + filter) * p.taps + tap] = sum;
+      partial[(slice * p.filters + filter) * p.sums + tap] = sum;
     }
   }
 }
@@ -205,7 +215,9 @@ __global__ void __launch_bounds__(kMaxTapWarps* kWarp)
 template <DType dtype>
 __global__ void __launch_bounds__(kWarp* kReduceLanes)
     add_slices(const typename Scalar<dtype>::Sum* __restrict__ partial, std::int64_t slices,
-               std::int64_t results, typename Scalar<dtype>::Type* __restrict__ result) {
+               std::int64_t results, Divisor of_filter, int taps,
+               typename Scalar<dtype>::Type* __restrict__ weight,
+               typename Scalar<dtype>::Type* __restrict__ bias) {
   using Sum = typename Scalar<dtype>::Sum;
   __shared__ Sum sums[kReduceLanes][kWarp];
   const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * kWarp + threadIdx.x;
@@ -221,7 +233,9 @@ __global__ void __launch_bounds__(kWarp* kReduceLanes)
   if (threadIdx.y != 0 || index >= results) return;
   for (int lane = 1; lane < kReduceLanes; ++lane)
     sum += sums[lane][threadIdx.x];
-  result[index] = Scalar<dtype>::round(sum);
+  const std::int64_t filter = of_filter.quotient(index);
+  const auto tap = static_cast<int>(index - filter * of_filter.value());
+  (tap < taps ? weight[filter * taps + tap] : bias[filter]) = Scalar<dtype>::round(sum);
 }
 
 template <Pass pass, DType dtype, Layout layout>
@@ -246,6 +260,7 @@ void launch(const Problem& problem, const Plan& plan, const Tensors& tensors, cu
                                    .groups = plan.blocks / plan.slices,
                                    .kernel_w = kernel_w,
                                    .taps = kernel_h * kernel_w,
+                                   .sums = static_cast<int>(problem.sums()),
                                    .multiplier = Divisor(problem.multiplier),
                                    .output_h = Divisor(problem.h.output()),
                                    .lanes = lanes_of(problem)};
@@ -254,10 +269,11 @@ void launch(const Problem& problem, const Plan& plan, const Tensors& tensors, cu
         <<<blocks, plan.threads, 0, stream>>>(p, static_cast<const Type*>(tensors.input),
                                               static_cast<const Type*>(tensors.output), partial);
     check_launch("generic sum_slices");
-    const std::int64_t results = problem.weight_numel();
+    const std::int64_t results = problem.filters() * problem.sums();
     add_slices<dtype>
         <<<static_cast<unsigned>((results + kWarp - 1) / kWarp), dim3(kWarp, kReduceLanes), 0,
-           stream>>>(partial, plan.slices, results, static_cast<Type*>(tensors.weight));
+           stream>>>(partial, plan.slices, results, Divisor(problem.sums()), kernel_h * kernel_w,
+                     static_cast<Type*>(tensors.weight), static_cast<Type*>(tensors.bias));
     check_launch("generic add_slices");
   } else {
     using Taps = typename GatherTaps<pass>::Type;

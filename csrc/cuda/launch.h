@@ -11,8 +11,9 @@ struct Tensors {
   void* input = nullptr;
   void* weight = nullptr;
   void* output = nullptr;
-  const void* bias = nullptr;  // forward only; may be null
-  void* workspace = nullptr;   // plan.workspace_bytes, 256-byte aligned; contents irrelevant
+  // Read by forward, where it is not null; written by backward_weight, where the problem has one.
+  void* bias = nullptr;
+  void* workspace = nullptr;  // plan.workspace_bytes, 256-byte aligned; contents irrelevant
 };
 
 Arch device_arch(int device);

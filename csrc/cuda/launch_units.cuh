@@ -42,7 +42,7 @@ void launch_unit_sums(const char* name, Kernel kernel, const Grid& grid, const P
                          plan.team};
   allow_shared(kernel, grid.g.shared_bytes);
   auto* partial = static_cast<float*>(tensors.workspace);
-  auto* result = static_cast<Type*>(tensors.weight);
+  const Gradients<S> result{static_cast<Type*>(tensors.weight), static_cast<Type*>(tensors.bias)};
   cudaLaunchAttribute cluster{};
   cluster.id = cudaLaunchAttributeClusterDimension;
   cluster.val.clusterDim = {static_cast<unsigned>(plan.team), 1, 1};

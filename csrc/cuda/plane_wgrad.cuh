@@ -52,6 +52,20 @@ __device__ inline void add_products(float (&sums)[kernel][kernel], const typenam
   }
 }
 
+// The tile of the output gradient, for the bias. Read anew: among the products, every weight
+// gradient would pay for it.
+template <typename S, typename A>
+__device__ inline float sum_of_tile(const typename S::Type* from, const Lane<A>& lane,
+                                    const Geometry& g) {
+  const int rows = A::exact ? A::tile : min(A::tile, lane.rows(g));
+  const int columns = A::exact ? A::tile : min(A::tile, lane.columns(g));
+  float sum = 0;
+  for (int h = 0; h < rows; ++h)
+    for (int c = 0; c < columns; ++c)
+      sum += S::widen(from[h * lane.row_step + lane.at(c)]);
+  return sum;
+}
+
 // The lanes leave their sums of two rows of the filter, `upper` and the one as far from the end, as
 // the filter is in memory: a lane that walks from the far edge has them the other way round.
 template <int kernel, typename A>
@@ -67,13 +81,12 @@ __device__ inline void leave_sums(float* batch, const float (&sums)[kernel][kern
   }
 }
 
-// Those sums over the lanes of a channel, added in the order of the lanes by `parts` threads each.
-template <int kernel, typename S>
-__device__ inline void add_lanes(const Grid& grid, const float* batch, int upper, int channels,
-                                 const Sink<S>& sink) {
+// `count` sums of each lane, added over the lanes of a channel, in the order of the lanes by
+// `parts` threads each. `put(channel, index, sum)` takes them.
+template <typename Put>
+__device__ inline void add_lanes(const Grid& grid, const float* batch, int count, int channels,
+                                 const Put& put) {
   const Geometry& g = grid.g;
-  const int lower = kernel - 1 - upper;
-  const int count = lower == upper ? kernel : 2 * kernel;
   const int entries = g.images * g.tiles;
   const int other_channels = (g.channels - 1) * g.tiles;
   const int outputs = channels * count;
@@ -96,8 +109,7 @@ __device__ inline void add_lanes(const Grid& grid, const float* batch, int upper
     }
     for (int step = parts / 2; step > 0; step /= 2)
       sum += __shfl_down_sync(0xffffffffu, sum, step);
-    const int tap = index < kernel ? upper * kernel + index : lower * kernel + index - kernel;
-    if (in_range && part == 0) sink.put(channel * kernel * kernel + tap, sum);
+    if (in_range && part == 0) put(channel, index, sum);
   }
 }
 
@@ -105,7 +117,7 @@ template <typename S, int kernel, typename A>
 __global__ void __launch_bounds__(kMaxThreads, resident_blocks(A::value, kernel, true))
     sum_units(const __grid_constant__ WeightGradient p, const typename S::Type* __restrict__ input,
               const typename S::Type* __restrict__ grad_output, float* __restrict__ partial,
-              typename S::Type* __restrict__ result) {
+              const Gradients<S> result) {
   using Type = typename S::Type;
   extern __shared__ __align__(16) char shared[];
   const Grid& grid = p.grid;
@@ -120,6 +132,7 @@ __global__ void __launch_bounds__(kMaxThreads, resident_blocks(A::value, kernel,
   };
   const Lane<A> lane(grid, threadIdx.x, sizeof(Type));
   float sums[kernel][kernel] = {};
+  float bias_sum = 0;
 
   Pipeline pipeline(grid, shared, 2 * g.runs, load);
   while (pipeline.more()) {
@@ -128,21 +141,36 @@ __global__ void __launch_bounds__(kMaxThreads, resident_blocks(A::value, kernel,
     if (lane.in(grid, unit)) {
       const auto* from = reinterpret_cast<const Type*>(stage);
       const auto* grad_from = reinterpret_cast<const Type*>(stage + g.grad_at);
-      add_products<S, kernel, A>(sums, from + lane.corner(input, grid, unit),
-                                 grad_from + lane.corner(grad_output, grid, unit), lane, g);
+      const Type* grad_tile = grad_from + lane.corner(grad_output, grid, unit);
+      add_products<S, kernel, A>(sums, from + lane.corner(input, grid, unit), grad_tile, lane, g);
+      if (p.partials.bias) bias_sum += sum_of_tile<S>(grad_tile, lane, g);
     }
 
     pipeline.advance();
     if (pipeline.more() && pipeline.unit().group == unit.group) continue;
+    const int channels = grid.channels_of(unit);
     const Sink<S> sink(p, partial, result, shared, unit.group);
 #pragma unroll
     for (int upper = 0; upper <= kernel / 2; ++upper) {
       __syncthreads();
       leave_sums<kernel, A>(batch, sums, upper, lane);
       __syncthreads();
-      add_lanes<kernel>(grid, batch, upper, grid.channels_of(unit), sink);
+      const int lower = kernel - 1 - upper;
+      add_lanes(grid, batch, lower == upper ? kernel : 2 * kernel, channels,
+                [&](int channel, int index, float sum) {
+                  const int row = index < kernel ? upper : lower;
+                  sink.put(channel, row * kernel + (index < kernel ? index : index - kernel), sum);
+                });
     }
-    sink.close(grid.channels_of(unit) * kernel * kernel);
+    if (p.partials.bias) {
+      __syncthreads();
+      batch[threadIdx.x] = bias_sum;
+      bias_sum = 0;
+      __syncthreads();
+      add_lanes(grid, batch, 1, channels,
+                [&](int channel, int, float sum) { sink.put(channel, kernel * kernel, sum); });
+    }
+    sink.close(channels);
 #pragma unroll
     for (int a = 0; a < kernel; ++a)
 #pragma unroll
@@ -154,7 +182,7 @@ __global__ void __launch_bounds__(kMaxThreads, resident_blocks(A::value, kernel,
 template <typename S>
 struct SumKernels {
   using Kernel = void (*)(WeightGradient, const typename S::Type*, const typename S::Type*, float*,
-                          typename S::Type*);
+                          Gradients<S>);
   template <int kernel, typename A>
   static constexpr Kernel of() {
     return sum_units<S, kernel, A>;

@@ -12,18 +12,16 @@ namespace dwconv::tile {
 
 using WeightGradient = UnitSums<Grid>;
 
-// The sums of one batch over the threads that share a channel and a role, added in the order of the
-// threads by `parts` lanes each.
-template <int kernel_w, int filter_rows, typename S>
-__device__ inline void add_threads(const WeightGradient& p, const float* batch, int first,
-                                   int channels, const Sink<S>& sink) {
-  const Geometry& g = p.grid.g;
-  const int taps = g.h.kernel * kernel_w;
-  const int count = min(kSumBatch, filter_rows * kernel_w - first);
+// `count` sums of each thread, added over the threads that share a channel and one of the roles, in
+// the order of the threads by `parts` lanes each. `put(channel, role, index, sum)` takes them.
+template <typename Put>
+__device__ inline void add_threads(const Grid& grid, const float* batch, int roles, int count,
+                                   int channels, const Put& put) {
+  const Geometry& g = grid.g;
   // Of a channel, `plane_items` threads of each image.
   const int entries = g.round / g.channels;
   const int other_channels = g.channels == 1 ? 0 : (g.channels - 1) * g.plane_items;
-  const int outputs = g.roles * g.channels * count;
+  const int outputs = roles * g.channels * count;
   int parts = 1;
   const int threads = static_cast<int>(blockDim.x);
   while (parts < 32 && outputs * parts * 2 <= threads && parts * 2 <= entries)
@@ -33,23 +31,38 @@ __device__ inline void add_threads(const WeightGradient& p, const float* batch, 
   for (int begin = 0; begin < outputs; begin += threads / parts) {
     int output = begin + static_cast<int>(threadIdx.x) / parts;
     const bool in_range = output < outputs;
-    const int sum_index = output % count;
+    const int index = output % count;
     output /= count;
     const int channel = output % g.channels;
     const int role = output / g.channels;
     float sum = 0;
     if (in_range) {
-      const float* from = batch + sum_index * threads + role * g.round + channel * g.plane_items;
+      const float* from = batch + index * threads + role * g.round + channel * g.plane_items;
       for (int entry = part; entry < entries; entry += parts)
-        sum += from[entry + p.grid.plane_items.quotient(entry) * other_channels];
+        sum += from[entry + grid.plane_items.quotient(entry) * other_channels];
     }
     for (int step = parts / 2; step > 0; step /= 2)
       sum += __shfl_down_sync(0xffffffffu, sum, step);
-    const int sum_of_role = first + sum_index;
-    const int row = role * filter_rows + sum_of_role / kernel_w;
-    if (in_range && part == 0 && row < g.h.kernel && channel < channels)
-      sink.put(channel * taps + row * kernel_w + sum_of_role % kernel_w, sum);
+    if (in_range && part == 0 && channel < channels) put(channel, role, index, sum);
   }
+}
+
+// The output gradient of an item, for the bias. Read anew: in the loop over the products, every
+// weight gradient would pay for it (up to 9 % in float32).
+template <typename S, int tile_rows, int columns>
+__device__ inline float sum_of_item(const Item& item, const Geometry& g,
+                                    const typename S::Type* grad_run, int valid_rows) {
+  float sum = 0;
+  for (int r = 0; r < tile_rows; ++r) {
+    const int row = item.row + r * g.h.dilation;
+    if (row >= valid_rows) break;
+    const auto* from = grad_run + (item.plane * valid_rows + row) * g.w.result;
+    for (int c = 0; c < columns; ++c) {
+      const int column = item.column + c * g.column_classes;
+      if (column < g.w.result) sum += S::widen(from[column]);
+    }
+  }
+  return sum;
 }
 
 template <typename S, int kernel_w, int filter_rows, typename A>
@@ -58,7 +71,7 @@ __global__ void __launch_bounds__(kMaxThreads,
                                                   filter_rows, kernel_w))
     sum_units(const WeightGradient p, const typename S::Type* __restrict__ input,
               const typename S::Type* __restrict__ grad_output, float* __restrict__ partial,
-              typename S::Type* __restrict__ result) {
+              const Gradients<S> result) {
   using Type = typename S::Type;
   constexpr int tile_rows = kSumRows[static_cast<int>(A::mode)];
   constexpr int columns = A::columns;
@@ -85,7 +98,9 @@ __global__ void __launch_bounds__(kMaxThreads,
   const int first = static_cast<int>(threadIdx.x) - role * g.round;
   const int first_item = role < g.roles ? first : g.items;
   const Item item_of_thread = item_at(grid, first);
+  const bool of_bias = p.partials.bias && role == 0;  // all roles see the same gradient
   float sums[filter_rows][kernel_w] = {};
+  float bias_sum = 0;
 
   while (pipeline.more()) {
     const Unit unit = pipeline.unit();
@@ -138,6 +153,10 @@ __global__ void __launch_bounds__(kMaxThreads,
             }
           });
     }
+    if (of_bias) {
+      for (int i = first_item; i < planes * g.plane_items; i += g.round)
+        bias_sum += sum_of_item<S, tile_rows, columns>(item_at(grid, i), g, grad_run, valid_rows);
+    }
 
     pipeline.advance();
     if (pipeline.more() && pipeline.unit().group == unit.group) continue;
@@ -150,9 +169,24 @@ __global__ void __launch_bounds__(kMaxThreads,
       for (int i = 0; i < kSumBatch && first + i < filter_rows * kernel_w; ++i)
         batch[i * blockDim.x + threadIdx.x] = sums[(first + i) / kernel_w][(first + i) % kernel_w];
       __syncthreads();
-      add_threads<kernel_w, filter_rows>(p, batch, first, channels, sink);
+      const int count = min(kSumBatch, filter_rows * kernel_w - first);
+      add_threads(grid, batch, g.roles, count, channels,
+                  [&](int channel, int role, int index, float sum) {
+                    const int row = role * filter_rows + (first + index) / kernel_w;
+                    const int tap = row * kernel_w + (first + index) % kernel_w;
+                    if (row < g.h.kernel) sink.put(channel, tap, sum);
+                  });
     }
-    sink.close(channels * g.h.kernel * kernel_w);
+    if (p.partials.bias) {
+      __syncthreads();
+      batch[threadIdx.x] = bias_sum;
+      bias_sum = 0;
+      __syncthreads();
+      add_threads(grid, batch, 1, 1, channels, [&](int channel, int, int, float sum) {
+        sink.put(channel, g.h.kernel * kernel_w, sum);
+      });
+    }
+    sink.close(channels);
 #pragma unroll
     for (int a = 0; a < filter_rows; ++a)
 #pragma unroll
@@ -163,7 +197,7 @@ __global__ void __launch_bounds__(kMaxThreads,
 
 template <typename S>
 using SumUnits = void (*)(WeightGradient, const typename S::Type*, const typename S::Type*, float*,
-                          typename S::Type*);
+                          Gradients<S>);
 
 template <typename S>
 struct SumKernels {

@@ -16,11 +16,13 @@ namespace dwconv::toeplitz {
 using WeightGradient = UnitSums<Grid>;
 
 // A walk down the rows of a task. `ring` rows of the output gradient stay: step t of the source
-// meets rows t - ring + 1 to t of it.
-template <typename Type, typename A>
+// meets rows t - ring + 1 to t of it. For the bias, the columns of the strips themselves are
+// summed, by a matrix of ones; in a walk of its own, or all would pay for it (3 % in float16).
+template <typename Type, typename A, bool with_bias>
 __device__ inline void walk(const Grid& grid, TurnedImage<A::unit, A::windows> image,
                             Gradient gradient, const Steps& steps, int source_rows, int grad_row,
-                            const char* shared, float (&sums)[A::kernel_h][A::windows][4]) {
+                            const char* shared, float (&sums)[A::kernel_h][A::windows][4],
+                            float& bias_sum) {
   if (steps.first >= steps.last) return;
   constexpr int ring = A::ring;
   const int dilation = grid.g.h.dilation;  // 1 but in dense mode
@@ -31,6 +33,12 @@ __device__ inline void walk(const Grid& grid, TurnedImage<A::unit, A::windows> i
   const auto load = [&] { load_rows(words, image, shared, source_row, source_rows, pitch); };
   if (A::source_rows == 1) advance(image.at, source_row * pitch);
   load();
+  float columns[4] = {};  // the lane's two of the strip, twice
+  const auto add_to_bias = [&](const std::uint32_t (&strip)[2]) {
+    constexpr std::uint32_t one = std::is_same_v<Type, __half> ? 0x3c003c00 : 0x3f803f80;
+    constexpr std::uint32_t ones[4] = {one, one, one, one};
+    if (with_bias) multiply_add<Type>(columns, ones, strip, columns);
+  };
   // Rows of the gradient that meet the first step: all but the newest are arranged here.
   int t = steps.first - (ring - 1);
   advance(gradient.at, grad_row * grid.g.w.result * 2 + t * grad_step);
@@ -40,6 +48,7 @@ __device__ inline void walk(const Grid& grid, TurnedImage<A::unit, A::windows> i
     if (t >= 0 && t < steps.results) {
       gradient.load(grad_words, shared);
       gradient.arrange(strip[i], grad_words, true);
+      add_to_bias(strip[i]);
     }
     advance(gradient.at, grad_step);
     ++t;
@@ -55,6 +64,7 @@ __device__ inline void walk(const Grid& grid, TurnedImage<A::unit, A::windows> i
       for (int i = 0; i < A::source_rows; ++i)
         image.arrange(window[i], words[i]);
       gradient.arrange(strip[newest], grad_words, t < steps.results);
+      add_to_bias(strip[newest]);
       const RowRange source{-source_row, source_rows - source_row};
       if constexpr (A::source_rows == 1) {
         advance(image.at, dilation * pitch);
@@ -75,7 +85,10 @@ __device__ inline void walk(const Grid& grid, TurnedImage<A::unit, A::windows> i
             multiply_add<Type>(sums[tap][w], window[i][w],
                                strip[(newest - tap / A::source_rows + ring) % ring], sums[tap][w]);
       }
-      if (t >= steps.last) return;
+      if (t >= steps.last) {
+        if (with_bias) bias_sum += columns[0] + columns[1];
+        return;
+      }
     }
   }
 }
@@ -162,11 +175,20 @@ __device__ inline void add_diagonals(const Geometry& g, float (&sums)[A::kernel_
   }
 }
 
+// And the columns of the strips, of which four lanes have two each.
+__device__ inline void add_columns(float& bias_sum, float& total, bool fresh) {
+  float sum = bias_sum;
+  sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+  sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+  if (threadIdx.x % 32 == 0) total = fresh ? sum : total + sum;
+  bias_sum = 0;
+}
+
 template <typename S, typename A>
 __global__ void __launch_bounds__(kThreads, resident_blocks(A::value, true))
     sum_units(const __grid_constant__ WeightGradient p, const typename S::Type* __restrict__ input,
               const typename S::Type* __restrict__ grad_output, float* __restrict__ partial,
-              typename S::Type* __restrict__ result) {
+              const Gradients<S> result) {
   if constexpr (!kTensorCores) return;
   using Type = typename S::Type;
   extern __shared__ __align__(16) char shared[];
@@ -174,9 +196,10 @@ __global__ void __launch_bounds__(kThreads, resident_blocks(A::value, true))
   const Geometry& g = grid.g;
   if (!p.partials.whole) let_next_kernel_start();
   const int warp = warp_index();
-  const int taps = A::kernel_h * g.w.kernel;
+  const bool with_bias = p.partials.bias;
+  const int of_channel = p.partials.sums();
   auto* totals = reinterpret_cast<float*>(shared + g.rest_at);  // of each warp
-  float* products = totals + kWarps * taps + warp * A::windows * kWindow * kSumPitch;
+  float* products = totals + kWarps * of_channel + warp * A::windows * kWindow * kSumPitch;
   const int grad_at = g.images * g.source_run;  // in a stage
 
   const auto load = [&](RunLoader& loader, int slot, char* stage, const Unit& unit) {
@@ -198,6 +221,7 @@ __global__ void __launch_bounds__(kThreads, resident_blocks(A::value, true))
   const int warps = kWarps / g.channels;
   const int of_group = warp / warps;
   float sums[A::kernel_h][A::windows][4] = {};
+  float bias_sum = 0;  // of a lane's columns
   bool fresh = true;
   int pending = 0;  // steps that the matrices hold
   SummedPlace<A> place;
@@ -219,15 +243,24 @@ __global__ void __launch_bounds__(kThreads, resident_blocks(A::value, true))
       const Steps steps = Steps::of<A>(grid, task, top, source_rows.count(), result_rows.count());
       if (task.position >= images * g.strips || steps.results <= 0) continue;
       place.set(grid, task, images);
-      walk<Type, A>(grid, place.image_in(run, source), place.gradient_in(run + grad_at, grad),
-                    steps, source_rows.count(), task.row, shared, sums);
+      const auto image = place.image_in(run, source);
+      const Gradient gradient = place.gradient_in(run + grad_at, grad);
+      if (with_bias) {
+        walk<Type, A, true>(grid, image, gradient, steps, source_rows.count(), task.row, shared,
+                            sums, bias_sum);
+      } else {
+        walk<Type, A, false>(grid, image, gradient, steps, source_rows.count(), task.row, shared,
+                             sums, bias_sum);
+      }
       pending += max(steps.last - steps.first, 0);
     }
 
     pipeline.advance();
     const bool group_ends = !pipeline.more() || pipeline.unit().group != unit.group;
     if (group_ends || pending >= kMostSteps) {
-      add_diagonals<A>(g, sums, products, totals + warp * taps, fresh);
+      float* of_warp = totals + warp * of_channel;
+      add_diagonals<A>(g, sums, products, of_warp, fresh);
+      if (with_bias) add_columns(bias_sum, of_warp[of_channel - 1], fresh);
       fresh = false;
       pending = 0;
     }
@@ -235,22 +268,23 @@ __global__ void __launch_bounds__(kThreads, resident_blocks(A::value, true))
     __syncthreads();
     fresh = true;
     const Sink<S> sink(p, partial, result, shared + g.stages_at, unit.group);
-    for (int i = threadIdx.x; i < channels * taps; i += kThreads) {
-      const int channel = i / taps;
-      const float* from = totals + channel * warps * taps + i - channel * taps;
+    for (int i = threadIdx.x; i < channels * of_channel; i += kThreads) {
+      const int channel = i / of_channel;
+      const int index = i - channel * of_channel;
+      const float* from = totals + channel * warps * of_channel + index;
       float sum = from[0];
       for (int other = 1; other < warps; ++other)
-        sum += from[other * taps];
-      sink.put(i, sum);
+        sum += from[other * of_channel];
+      sink.put(channel, index, sum);
     }
-    sink.close(channels * taps);
+    sink.close(channels);
   }
 }
 
 template <typename S>
 struct SumKernels {
   using Kernel = void (*)(WeightGradient, const typename S::Type*, const typename S::Type*, float*,
-                          typename S::Type*);
+                          Gradients<S>);
   template <typename A>
   static constexpr Kernel of() {
     return sum_units<S, A>;

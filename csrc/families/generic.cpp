@@ -73,10 +73,11 @@ Plan weight_gradient(const Problem& problem, const Arch& arch) {
   const std::int64_t rows = problem.batch * problem.h.output();
   const std::int64_t group_bytes =
       (problem.input_numel() + problem.output_numel()) * size_of(problem.dtype) / groups;
-  const std::int64_t partial_bytes = problem.weight_numel() * accumulator_size(problem.dtype);
+  const std::int64_t partial_bytes =
+      problem.filters() * problem.sums() * accumulator_size(problem.dtype);
 
-  const std::int64_t rounds = ceil_div(problem.taps(), kMaxTapWarps);
-  const std::int64_t warps = ceil_div(problem.taps(), rounds);
+  const std::int64_t rounds = ceil_div(problem.sums(), kMaxTapWarps);
+  const std::int64_t warps = ceil_div(problem.sums(), rounds);
 
   const std::int64_t to_fit = ceil_div(group_bytes, kSliceBytesPerWarp * warps);
   const std::int64_t to_fill = ceil_div(kBlocksPerMultiprocessor * arch.multiprocessors, groups);

@@ -1,5 +1,6 @@
-// Where the partial sums of a weight gradient lie: each block writes `planes` x `taps` sums for
-// every group of channels that its run of units meets. Shared by planners and kernels.
+// Where the partial sums of a weight gradient lie: each block writes those of `planes` channels for
+// every group of channels that its run of units meets: one for each tap of a filter, and after them
+// the bias's, if that is wanted. Shared by planners and kernels.
 #pragma once
 
 #include <algorithm>
@@ -19,10 +20,14 @@ struct Partials {
   std::int64_t channels = 1;
   int planes = 1;
   int taps = 1;
+  bool bias = false;
   bool whole = false;         // runs have all units of a group: no partial sums at all
   std::int64_t segments = 0;  // groups that a run can meet
 
-  constexpr std::int64_t bytes() const { return whole ? 0 : blocks * segments * planes * taps * 4; }
+  constexpr int sums() const { return taps + (bias ? 1 : 0); }  // of a channel
+  constexpr std::int64_t bytes() const {
+    return whole ? 0 : blocks * segments * planes * sums() * 4;
+  }
 
   constexpr std::int64_t groups() const { return units / units_per_group; }
 

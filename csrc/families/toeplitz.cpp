@@ -159,6 +159,9 @@ std::optional<std::string> refuse(const Problem& problem, const Arch& arch) {
   if (padding_holds_results(problem)) {
     return "some results lie wholly in the padding";
   }
+  if (problem.pass == Pass::backward_weight && problem.bias && h.dilation > h.input) {
+    return "results that meet no row of the input count for the bias, and it passes over them";
+  }
   // Positions within a unit are counted in 32 bits.
   constexpr std::int64_t kMaxSide = 1 << 15;
   if (std::max({h.input, w.input, h.output(), w.output(), h.dilation, w.extent()}) > kMaxSide ||

@@ -81,7 +81,7 @@ Geometry geometry(const Problem& problem, const Tiling& tiling) {
   g.stage_bytes = g.images * (g.source_run + (weight ? g.result_run : 0));
   g.rest_at = g.stages_at + tiling.stages * g.stage_bytes;
   if (weight) {
-    const int totals = g.h.kernel * g.w.kernel;
+    const int totals = static_cast<int>(problem.sums());
     const int products = a.parts * kWindow * kSumPitch;
     g.barriers_at = round_up(g.rest_at + 4 * kWarps * (totals + products), 16);
   } else {

@@ -184,7 +184,7 @@ void consider_deals(Candidate& best, const Problem& problem, const Arch& arch, c
   if (problem.pass == Pass::backward_weight) {
     consider(deal_runs(g.groups, per_group, all, true));
     // The blocks leave their sums where units were loaded before.
-    const bool room = std::int64_t{4} * g.channels * problem.taps() <= g.stage_bytes;
+    const bool room = std::int64_t{4} * g.channels * problem.sums() <= g.stage_bytes;
     const bool teams = is_sm_90(arch) && room && per_group < 1 << 28;  // see SmallDivisor
     for (int team = 2; teams && team <= std::min<std::int64_t>(kMaxTeam, per_group); ++team) {
       if (g.groups * static_cast<double>(team) <= kTeamShare * static_cast<double>(all))
@@ -211,6 +211,7 @@ constexpr Partials partials_of(const Problem& problem, const Geometry& g, std::i
                         .channels = problem.channels,
                         .planes = g.channels,
                         .taps = static_cast<int>(problem.taps()),
+                        .bias = problem.bias,
                         .whole = whole_groups});
 }
 
