@@ -7,6 +7,10 @@
 
 namespace dwconv {
 
+// What becomes of the data that are loaded. After the last use their lines are the first that the
+// L2 gives up: what others left there may stay, and need not be written back just now.
+enum class Use { any, last };
+
 #if __CUDA_ARCH__ >= 900
 __device__ inline void init_barrier(std::uint32_t barrier, int arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
@@ -32,6 +36,17 @@ __device__ inline void bulk_load(std::uint32_t shared, const void* global, unsig
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
           "r"(shared),
       "l"(global), "r"(bytes), "r"(barrier)
+      : "memory");
+}
+__device__ inline void bulk_load(std::uint32_t shared, const void* global, unsigned bytes,
+                                 std::uint32_t barrier, Use use) {
+  std::uint64_t any, last;
+  asm volatile("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(any));
+  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(last));
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+      "[%0], [%1], %2, [%3], %4;" ::"r"(shared),
+      "l"(global), "r"(bytes), "r"(barrier), "l"(use == Use::last ? last : any)
       : "memory");
 }
 __device__ inline void bulk_store(void* global, std::uint32_t shared, unsigned bytes) {
@@ -80,21 +95,11 @@ class RunLoader {
   // barrier.
   template <typename RunOf>
   __device__ void load(int slot, const RunOf& run) const {
-#if __CUDA_ARCH__ >= 900
-    const std::uint32_t barrier = barriers_ + 8 * slot;
-    for (int i = threadIdx.x; i < runs_; i += blockDim.x) {
-      const auto one = run(i);
-      const unsigned bytes = one.count > 0 ? padded_bytes(one.global, one.count) : 0;
-      expect_bytes(barrier, bytes);
-      if (bytes > 0) bulk_load(shared_address(one.shared), aligned(one.global), bytes, barrier);
-    }
-#else
-    for (int i = 0; i < runs_; ++i) {
-      const auto one = run(i);
-      if (one.count > 0) copy(one.shared, one.global, one.count);
-    }
-    commit_copies();
-#endif
+    start(slot, run);
+  }
+  template <typename RunOf>
+  __device__ void load(int slot, Use use, const RunOf& run) const {
+    start(slot, run, use);
   }
 
   // Loads a run that has no slot, at once, and waits for all loads. A barrier must follow.
@@ -124,6 +129,27 @@ class RunLoader {
   }
 
  private:
+  // Kernels that never state a use have none to look at.
+  template <typename RunOf, typename... Uses>
+  __device__ void start(int slot, const RunOf& run, Uses... use) const {
+#if __CUDA_ARCH__ >= 900
+    const std::uint32_t barrier = barriers_ + 8 * slot;
+    for (int i = threadIdx.x; i < runs_; i += blockDim.x) {
+      const auto one = run(i);
+      const unsigned bytes = one.count > 0 ? padded_bytes(one.global, one.count) : 0;
+      expect_bytes(barrier, bytes);
+      if (bytes > 0)
+        bulk_load(shared_address(one.shared), aligned(one.global), bytes, barrier, use...);
+    }
+#else
+    for (int i = 0; i < runs_; ++i) {
+      const auto one = run(i);
+      if (one.count > 0) copy(one.shared, one.global, one.count);
+    }
+    commit_copies();
+#endif
+  }
+
   template <typename Type>
   __device__ static const char* aligned(const Type* from) {
     return reinterpret_cast<const char*>(reinterpret_cast<std::uintptr_t>(from) &

@@ -125,7 +125,7 @@ __global__ void __launch_bounds__(kMaxThreads, resident_blocks(A::value, kernel,
   auto* batch = reinterpret_cast<float*>(shared + g.sums_at);
   if (!p.partials.whole) let_next_kernel_start();
   const auto load = [&](RunLoader& loader, int slot, char* stage, const Unit& unit) {
-    loader.load(slot, [&](int i) {
+    loader.load(slot, p.use, [&](int i) {
       return i < g.runs ? grid.run(input, unit, i, stage)
                         : grid.run(grad_output, unit, i - g.runs, stage + g.grad_at);
     });

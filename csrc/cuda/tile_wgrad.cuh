@@ -84,7 +84,7 @@ __global__ void __launch_bounds__(kMaxThreads,
   const auto load = [&](RunLoader& loader, int slot, char* stage, const Unit& unit) {
     const RowRange rows = grid.source_rows(unit);
     const int planes = grid.planes(unit);
-    loader.load(slot, [&](int i) {
+    loader.load(slot, p.use, [&](int i) {
       return i == 0 ? Run<const Type>{grid.source_run(input, unit, rows), stage,
                                       planes * rows.count() * g.w.source}
                     : Run<const Type>{grid.result_run(grad_output, unit), stage + g.grad_at,

@@ -250,10 +250,15 @@ __global__ void __launch_bounds__(kThreads, resident_blocks(A::value, false))
     const Runs runs(grid.source, grid.first_plane(unit), grid.channels_of(unit),
                     grid.source_rows(unit));
     const int images = grid.images_of(unit);
-    loader.load(slot, [&](int i) {
+    const auto run = [&](int i) {
       return Run<const Type>{source + (runs.first + i * grid.source.image),
                              stage + i * g.source_run, i < images ? runs.count : 0};
-    });
+    };
+    if constexpr (A::mode == Mode::strided) {
+      loader.load(slot, p.use, run);
+    } else {
+      loader.load(slot, run);
+    }
   };
   int filters_of = -1;
   const Task first_task = grid.task(warp);
@@ -342,6 +347,7 @@ void launch_convolve(const Problem& problem, const Plan& plan, const Tensors& te
   const Geometry g = geometry(problem, plan.tiling);
   const Axis &h = problem.h, &w = problem.w;
   const Convolution p{.grid = Grid(g, problem, plan),
+                      .use = use_of(problem, g),
                       .mirrored = backward,
                       .dilation_w = SmallDivisor(g.w.dilation),
                       .kernel_w = static_cast<int>(w.kernel),

@@ -8,6 +8,7 @@ namespace dwconv::toeplitz {
 
 struct Convolution {
   Grid grid;
+  Use use;        // of the source; only asked with stride 2
   bool mirrored;  // turn the filters round
   SmallDivisor dilation_w;
   // With phases they are not those of the geometry.

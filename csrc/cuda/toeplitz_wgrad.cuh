@@ -207,7 +207,7 @@ __global__ void __launch_bounds__(kThreads, resident_blocks(A::value, true))
     const std::int64_t first_plane = grid.first_plane(unit);
     const Runs source(grid.source, first_plane, channels, grid.source_rows(unit));
     const Runs grad(grid.result, first_plane, channels, grid.result_rows(unit));
-    loader.load(slot, [&](int i) {
+    loader.load(slot, p.use, [&](int i) {
       const int image = i < g.images ? i : i - g.images;
       const bool there = image < images;
       return i < g.images
