@@ -154,7 +154,7 @@ CHOICES: dict[str, tuple[Problem, dict[str, Any], str]] = {
     "bfloat16": (EVERYDAY, {"dtype": "bfloat16"}, "toeplitz"),
     "tensor cores too old": (EVERYDAY, {"dtype": "float16", "compute_capability": 75}, "tile"),
     "strict": (EVERYDAY, {"dtype": "float16", "strict_nonfinite": True}, "tile"),
-    "stride 2": (replace(EVERYDAY, stride=(2, 2)), {"dtype": "float16"}, "toeplitz"),
+    "stride 2": (replace(EVERYDAY, batch=64, stride=(2, 2)), {"dtype": "float16"}, "toeplitz"),
     "stride 3": (replace(EVERYDAY, stride=(3, 3)), {}, "generic"),
     "float64": (EVERYDAY, {"dtype": "float64"}, "generic"),
     "channels_last": (EVERYDAY, {"layout": "nhwc"}, "generic"),

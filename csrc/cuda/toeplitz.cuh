@@ -347,13 +347,13 @@ void launch_convolve(const Problem& problem, const Plan& plan, const Tensors& te
   const Geometry g = geometry(problem, plan.tiling);
   const Axis &h = problem.h, &w = problem.w;
   const Convolution p{.grid = Grid(g, problem, plan),
-                      .use = use_of(problem, g),
                       .mirrored = backward,
                       .dilation_w = SmallDivisor(g.w.dilation),
                       .kernel_w = static_cast<int>(w.kernel),
                       .result_h = static_cast<int>(backward ? h.input : h.output()),
                       .pad_h = static_cast<int>(h.pad_before),
-                      .pad_w = static_cast<int>(w.pad_before)};
+                      .pad_w = static_cast<int>(w.pad_before),
+                      .use = use_of(problem, g)};
   const auto kernel = backward ? choose<Convolutions<S>, Mode::dense, Mode::phases>(g.access)
                                : choose<Convolutions<S>, Mode::dense, Mode::strided>(g.access);
   launch_convolution<S>("toeplitz convolve", kernel, p, problem, plan, tensors, stream);

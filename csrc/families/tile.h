@@ -151,6 +151,11 @@ struct Geometry {
 constexpr bool by_phases(const Problem& problem) {
   return problem.pass == Pass::backward_input && problem.h.stride == 2;
 }
+// And all pairs of filter rows at once.
+constexpr bool has_square_phases(const Problem& problem) {
+  return by_phases(problem) && problem.h.kernel == problem.w.kernel &&
+         problem.w.kernel <= kMaxSquare;
+}
 
 Geometry geometry(const Problem& problem, const Tiling& tiling);
 
