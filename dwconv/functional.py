@@ -17,6 +17,27 @@ from dwconv._ops import Geometry
 from dwconv.arguments import IntOrPair, check, check_input
 
 
+def _compute(
+    input: Tensor | None,
+    weight: Tensor | None,
+    output: Tensor | None,
+    bias: Tensor | None,
+    size: Sequence[int],
+    geometry: Geometry,
+) -> Tensor:
+    """The tensor that is None, of this size; the output's size follows from the others."""
+    result: Tensor
+    if output is None and geometry.packed is not None:
+        result = _ops.forward_packed(input, weight, bias, geometry.packed)
+    elif output is None:
+        result = _ops.forward(input, weight, bias, *geometry.lists)
+    elif input is None:
+        result = _ops.backward_input(output, weight, size, *geometry.lists)
+    else:
+        result = _ops.backward_weight(output, input, size, *geometry.lists)
+    return result
+
+
 class _DepthwiseConv2d(Function):
     """Computes one of ``input``, ``weight``, ``output`` (the one that is None) from the others.
 
@@ -26,16 +47,7 @@ class _DepthwiseConv2d(Function):
     to any order.
     """
 
-    @staticmethod
-    def forward(
-        input: Tensor | None,
-        weight: Tensor | None,
-        output: Tensor | None,
-        bias: Tensor | None,
-        size: Sequence[int],
-        geometry: Geometry,
-    ) -> Tensor:
-        return _compute(input, weight, output, bias, size, geometry)
+    forward = staticmethod(_compute)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -114,27 +126,6 @@ def _differentiable(
         size,
         geometry,
     )
-
-
-def _compute(
-    input: Tensor | None,
-    weight: Tensor | None,
-    output: Tensor | None,
-    bias: Tensor | None,
-    size: Sequence[int],
-    geometry: Geometry,
-) -> Tensor:
-    """The tensor that is None, of this size; the output's size follows from the others."""
-    result: Tensor
-    if output is None and geometry.packed is not None:
-        result = _ops.forward_packed(input, weight, bias, geometry.packed)
-    elif output is None:
-        result = _ops.forward(input, weight, bias, *geometry.lists)
-    elif input is None:
-        result = _ops.backward_input(output, weight, size, *geometry.lists)
-    else:
-        result = _ops.backward_weight(output, input, size, *geometry.lists)
-    return result
 
 
 def _apply(
