@@ -146,6 +146,18 @@ def test_only_gradients_asked_for_are_computed(wanted: int, device: torch.device
         assert (tensor.grad is not None) == bool(wanted & 1 << i)
 
 
+@pytest.mark.parametrize("padding", [127, 128])
+def test_numbers_that_are_too_large_to_pack(padding: int, device: torch.device) -> None:
+    """They go to the operators as lists, with the same results."""
+    x, w, b = make(device)
+    with Calls() as calls:
+        ours = torch.autograd.grad(depthwise_conv2d(x, w, b, padding=padding).sum(), (x, w, b))
+    assert calls.names[0] == ("forward_packed" if padding < 128 else "forward")
+    theirs = torch.autograd.grad(conv2d(x, w, b, padding=padding).sum(), (x, w, b))
+    for mine, expected in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, expected)
+
+
 def test_second_order_computes_only_what_is_asked_for(device: torch.device) -> None:
     """The input gradient's derivative by the output gradient alone is one forward."""
     x, w = make(device, bias=False)
