@@ -70,6 +70,7 @@ py::dict to_dict(const Plan& plan) {
   out["sums_overlap"] = plan.sums_overlap;
   out["in_turn"] = plan.in_turn;
   out["team"] = plan.team;
+  out["last_use"] = plan.last_use;
   out["estimate_us"] = plan.estimate_us;
   py::dict tiling;
   tiling["planes"] = plan.tiling.planes;

@@ -64,6 +64,7 @@ struct Plan {
   bool whole_groups = false;         // a block or team has all of its channels' sums: none to add
   bool in_turn = false;              // blocks take units in turn, not runs of them
   int team = 1;                      // blocks of a cluster, which share a group of channels
+  bool last_use = false;             // what is read is the first that the L2 may give up
   Tiling tiling;
   double estimate_us = 0;  // what the family expects to take, in microseconds
 };

@@ -80,7 +80,6 @@ struct Problem {
   constexpr std::int64_t output_numel() const {
     return batch * filters() * h.output() * w.output();
   }
-  constexpr std::int64_t weight_numel() const { return filters() * taps(); }
 
   constexpr bool operator==(const Problem&) const = default;
 };

@@ -185,7 +185,7 @@ def _checked_and_wide(function: F) -> F:
     def wide(first: Tensor, *others: Any) -> Any:
         dtype = first.dtype
         if dtype not in DTYPES or any(isinstance(o, Tensor) and o.dtype != dtype for o in others):
-            raise RuntimeError("dwconv: tensors must be of one dtype, float64 to bfloat16")
+            raise RuntimeError(f"dwconv: tensors must be of one dtype, and that one of {DTYPES}")
         if dtype not in (torch.float16, torch.bfloat16):
             return function(first, *others)
         widened = (o.float() if isinstance(o, Tensor) else o for o in others)

@@ -103,29 +103,19 @@ _apply_function: Callable[..., Tensor] = _DepthwiseConv2d.apply
 _apply_eagerly: Callable[..., Tensor] = super(Function, _DepthwiseConv2d).apply
 
 
-def _differentiable(
-    input: Tensor | None,
-    weight: Tensor | None,
-    output: Tensor | None,
-    bias: Tensor | None,
-    size: Sequence[int],
-    geometry: Geometry,
-) -> Tensor:
+def _alive(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else unwrap_if_dead(tensor)
+
+
+def _differentiable(*inputs: Any) -> Tensor:
     """``_DepthwiseConv2d.apply``, by a short cut where dynamo and torch.func have no part in it.
 
     There ``apply`` ends in the same two calls. But first it looks up the signature of ``forward``,
     every time, which takes longer than all the rest, and goes through all arguments for tensors.
     """
     if is_dynamo_compiling() or _are_functorch_transforms_active():
-        return _apply_function(input, weight, output, bias, size, geometry)
-    return _apply_eagerly(
-        None if input is None else unwrap_if_dead(input),
-        None if weight is None else unwrap_if_dead(weight),
-        None if output is None else unwrap_if_dead(output),
-        None if bias is None else unwrap_if_dead(bias),
-        size,
-        geometry,
-    )
+        return _apply_function(*inputs)
+    return _apply_eagerly(*map(_alive, inputs[:4]), *inputs[4:])
 
 
 def _apply(
@@ -153,7 +143,7 @@ _PLAIN = (Tensor, Parameter)  # a subclass may have symbolic sizes
 def _key(
     weight: Tensor, stride: IntOrPair, padding: str | IntOrPair, dilation: IntOrPair
 ) -> Hashable:
-    """ "same" depends on the filters' size."""
+    """What a call is remembered by; "same" depends on the filters' size as well."""
     return stride, padding, dilation, weight.shape if type(padding) is str else None
 
 

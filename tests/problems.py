@@ -168,20 +168,15 @@ def packed(problem: Problem) -> int:
     return number
 
 
-def run_both(problem: Problem, data: Data) -> tuple[Tensor, Tensor]:
-    """The gradients of weight and bias, by one operator."""
-    of_input, of_weight, of_bias = torch.ops.dwconv.backward_packed(
+def run(pass_: str, problem: Problem, data: Data) -> tuple[Tensor, ...]:
+    """All that a pass gives: a weight gradient with a bias has that of the bias as well."""
+    if pass_ != "backward_weight" or not problem.bias:
+        return (run_pass(pass_, problem, data),)
+    of_input, *gradients = torch.ops.dwconv.backward_packed(
         data.grad_output, data.input, data.weight, packed(problem), 2 | 4
     )
     assert of_input is None
-    return of_weight, of_bias
-
-
-def run(pass_: str, problem: Problem, data: Data) -> tuple[Tensor, ...]:
-    """All that a pass gives: a weight gradient with a bias has that of the bias as well."""
-    if pass_ == "backward_weight" and problem.bias:
-        return run_both(problem, data)
-    return (run_pass(pass_, problem, data),)
+    return tuple(gradients)
 
 
 def reference(pass_: str, problem: Problem, data: Data) -> Tensor:
@@ -238,14 +233,17 @@ def check_close(pass_: str, problem: Problem, data: Data, result: Tensor) -> Non
 
 def check_all(pass_: str, problem: Problem, data: Data, results: tuple[Tensor, ...]) -> None:
     """What `run` has returned. The bias's gradient is a sum of as many terms as the weight's."""
-    check_close(pass_, problem, data, results[0])
-    for result in results[1:]:
-        grad = data.grad_output.detach().to("cpu", torch.float64)
-        assert list(result.shape) == [problem.filters]
-        assert result.dtype == data.grad_output.dtype
-        name = f"bias gradient {result.dtype} of {problem}"
-        exact = grad.sum((0, 2, 3))
-        _check_error(result, exact, lambda: grad.square().sum((0, 2, 3)), 3e-6, name)  # noqa: B023
+    first, *others = results
+    check_close(pass_, problem, data, first)
+    if not others:
+        return
+    (of_bias,) = others
+    grad = data.grad_output.detach().to("cpu", torch.float64)
+    assert list(of_bias.shape) == [problem.filters]
+    assert of_bias.dtype == data.grad_output.dtype
+    name = f"bias gradient {of_bias.dtype} of {problem}"
+    exact = grad.sum((0, 2, 3))
+    _check_error(of_bias, exact, lambda: grad.square().sum((0, 2, 3)), 3e-6, name)
 
 
 def _check_error(

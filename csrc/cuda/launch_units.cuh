@@ -7,19 +7,7 @@
 
 namespace dwconv {
 
-// What a weight gradient reads, it is the last to read in most networks. Where those lines go
-// first, it leaves the L2 as it is: in float16, N128 C576 14x14 k3 took 40 us and then 34, 56x56 k7
-// 86 and then 80. With stride 2 the forward pass reads four times what it writes (56x56 k5, 66 and
-// 62). Larger tensors gain nothing by it (float32 56x56 C144, 462 MB: 181 and 182), nor do bands,
-// which share rows (112x112 stride 2: 283 and 292).
-constexpr std::int64_t kLastUseBytes = 400 << 20;
-
-template <typename Geometry>
-Use use_of(const Problem& problem, const Geometry& g) {
-  const std::int64_t bytes =
-      (problem.input_numel() + problem.output_numel()) * size_of(problem.dtype);
-  return g.bands == 1 && bytes < kLastUseBytes ? Use::last : Use::any;
-}
+inline Use use_of(const Plan& plan) { return plan.last_use ? Use::last : Use::any; }
 
 // Forward, or input gradient: `kernel` takes source, filters, bias and result after `p`, which has
 // the grid of units.
@@ -54,7 +42,7 @@ void launch_unit_sums(const char* name, Kernel kernel, const Grid& grid, const P
                       const Plan& plan, const Tensors& tensors, cudaStream_t stream) {
   using Type = typename S::Type;
   const UnitSums<Grid> p{grid, partials_of(problem, grid.g, plan.blocks, plan.whole_groups),
-                         plan.team, use_of(problem, grid.g)};
+                         plan.team, use_of(plan)};
   allow_shared(kernel, grid.g.shared_bytes);
   auto* partial = static_cast<float*>(tensors.workspace);
   const Gradients<S> result{static_cast<Type*>(tensors.weight), static_cast<Type*>(tensors.bias)};

@@ -353,7 +353,7 @@ void launch_convolve(const Problem& problem, const Plan& plan, const Tensors& te
                       .result_h = static_cast<int>(backward ? h.input : h.output()),
                       .pad_h = static_cast<int>(h.pad_before),
                       .pad_w = static_cast<int>(w.pad_before),
-                      .use = use_of(problem, g)};
+                      .use = use_of(plan)};
   const auto kernel = backward ? choose<Convolutions<S>, Mode::dense, Mode::phases>(g.access)
                                : choose<Convolutions<S>, Mode::dense, Mode::strided>(g.access);
   launch_convolution<S>("toeplitz convolve", kernel, p, problem, plan, tensors, stream);
