@@ -27,6 +27,8 @@ const FamilyPlanner& planner_of(Family family) {
   switch (family) {
     case Family::generic:
       return kGenericPlanner;
+    case Family::pointwise:
+      return kPointwisePlanner;
     case Family::tile:
       return kTilePlanner;
     case Family::plane:

@@ -1,4 +1,4 @@
-"""Problems of small images, and which problems suit a row of the kernel table."""
+"""Problems of small images and single taps, and which problems suit a row of the kernel table."""
 
 from hypothesis import strategies as st
 from problems import WORK, Problem, everyday_problems, problems
@@ -55,8 +55,67 @@ def small_images(draw: st.DrawFn) -> Problem:
     )
 
 
+# Filters of one element: strides of one, two and more axes, images of any sides, channels that have
+# more elements than a block takes at a time.
+SINGLE_TAPS = [
+    Problem(
+        batch=batch,
+        channels=channels,
+        size=size,
+        kernel=(1, 1),
+        stride=stride,
+        bias=channels % 2 == 1,
+    )
+    for size, stride, batch, channels in [
+        ((1, 1), (1, 1), 1, 1),
+        ((1, 1), (2, 2), 513, 3),
+        ((7, 5), (1, 1), 37, 41),
+        ((6, 54), (2, 2), 5, 19),
+        ((20, 6), (2, 2), 11, 73),
+        ((63, 7), (1, 1), 3, 58),
+        ((13, 17), (3, 3), 2, 33),
+        ((13, 17), (1, 2), 7, 10),
+        ((13, 17), (2, 1), 7, 11),
+        ((41, 3), (5, 1), 4, 6),
+        ((3, 41), (1, 5), 4, 7),
+        ((19, 19), (50, 50), 3, 130),
+        ((128, 131), (2, 2), 3, 2),
+        ((61, 67), (1, 1), 5, 3),
+        ((32, 64), (1, 1), 1, 5),
+        ((32, 65), (1, 1), 1, 4),
+        ((16, 16), (4, 4), 9, 31),
+        ((86, 85), (2, 2), 2, 9),
+        ((5, 103), (1, 1), 9, 12),
+        ((90, 6), (1, 1), 3, 21),
+        ((7, 86), (2, 3), 5, 8),
+    ]
+]
+
+
+@st.composite
+def single_taps(draw: st.DrawFn) -> Problem:
+    """Problems of 1 x 1 filters without padding, with any stride."""
+    side = st.one_of(st.integers(1, 16), st.integers(1, 130))
+    step = st.one_of(st.integers(1, 2), st.integers(1, 7))
+    rows, columns = draw(side), draw(side)
+    channels = draw(st.one_of(st.integers(1, 8), st.integers(1, 130)))
+    batch = draw(st.sampled_from([1, 2, 3, 5, 17, 300]))
+    while batch > 1 and batch * channels * rows * columns > 10 * WORK:
+        batch //= 2
+    return Problem(
+        batch=batch,
+        channels=channels,
+        size=(rows, columns),
+        kernel=(1, 1),
+        stride=(draw(step), draw(step)),
+        bias=draw(st.booleans()),
+    )
+
+
 def problems_for(row: dict[str, str]) -> st.SearchStrategy[Problem]:
     """Problems of which a row of the kernel table takes many."""
     if row["name"].startswith("generic_"):
         return problems()
+    if row["name"].startswith("pointwise_"):
+        return single_taps()
     return small_images() if row["name"].startswith("plane_") else everyday_problems()

@@ -27,7 +27,7 @@ from problems import (
     run_pass,
     takes,
 )
-from small_images import SMALL_IMAGES, problems_for
+from small_images import SINGLE_TAPS, SMALL_IMAGES, problems_for
 from torch import Tensor
 
 Row = dict[str, str]
@@ -114,6 +114,7 @@ HARD_PROBLEMS = [
     Problem(batch=3, size=(67, 131), kernel=(5, 5), padding=(2, 2, 2, 2)),
     *TINY_IMAGES,
     *SMALL_IMAGES,
+    *SINGLE_TAPS,
 ]
 
 
@@ -291,7 +292,8 @@ def test_two_runs_agree_to_the_bit(
     """No sum depends on which thread comes first, weight gradients over many slices included."""
     large = Problem(batch=7, channels=10, size=(61, 67), kernel=(5, 3), bias=True)
     small = Problem(batch=209, size=(14, 13), kernel=(5, 5), padding=(2, 2, 2, 2), bias=True)
-    problem = next(problem for problem in (large, small) if takes(row, problem))
+    single = Problem(batch=7, channels=10, size=(61, 67), kernel=(1, 1), bias=True)
+    problem = next(problem for problem in (large, small, single) if takes(row, problem))
     data = make_data(problem, DTYPES[row["dtype"]], device, row["layout"])
     force_kernel(row["name"])
     first, second = (run(row["pass"], problem, data) for _ in range(2))

@@ -3,6 +3,7 @@
 #include "check.cuh"
 #include "generic.h"
 #include "plane.h"
+#include "pointwise.h"
 #include "tile.h"
 #include "toeplitz.h"
 

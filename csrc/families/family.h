@@ -21,6 +21,7 @@ struct FamilyPlanner {
 
 // In the order of enum Family.
 extern const FamilyPlanner kGenericPlanner;
+extern const FamilyPlanner kPointwisePlanner;
 extern const FamilyPlanner kTilePlanner;
 extern const FamilyPlanner kPlanePlanner;
 extern const FamilyPlanner kToeplitzPlanner;

@@ -1,0 +1,8 @@
+#include "../pointwise.cuh"
+
+namespace dwconv::pointwise {
+
+template Launcher launch<Pass::forward, DType::float16, Layout::nchw>;
+template Launcher launch<Pass::backward_weight, DType::float16, Layout::nchw>;
+
+}  // namespace dwconv::pointwise

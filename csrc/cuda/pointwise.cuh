@@ -1,0 +1,135 @@
+// The pointwise family: forward pass and weight gradient of filters of one element, with any
+// stride. Only the rows of the input that count are read; what other families keep in shared memory
+// would be used once.
+#pragma once
+
+#include "../families/pointwise.h"
+#include "check.cuh"
+#include "divide.cuh"
+#include "pointwise.h"
+#include "reduce.cuh"
+#include "scalar.cuh"
+
+namespace dwconv::pointwise {
+
+// Elements of the output, counted as they lie in memory, and those of the input that they read.
+struct Sampling {
+  std::int64_t plane;         // elements of an image of the input
+  int row_step, column_step;  // in the input
+  int results;
+  Divisor columns, rows, channels;
+
+  explicit Sampling(const Problem& problem)
+      : plane(problem.h.input * problem.w.input),
+        row_step(static_cast<int>(problem.h.stride * problem.w.input)),
+        column_step(static_cast<int>(problem.w.stride)),
+        results(static_cast<int>(problem.output_numel())),
+        columns(problem.w.output()),
+        rows(problem.h.output()),
+        channels(problem.channels) {}
+
+  // Of an element of the output: where its input lies in the image. Leaves the image's number.
+  __device__ std::int64_t in_image(int& index) const {
+    const int row = columns.short_quotient(index);
+    const int column = index - row * static_cast<int>(columns.value());
+    index = rows.short_quotient(row);
+    return static_cast<std::int64_t>(row - index * static_cast<int>(rows.value())) * row_step +
+           column * column_step;
+  }
+};
+
+template <typename S>
+__global__ void __launch_bounds__(kThreads)
+    scale(const Sampling p, const typename S::Type* __restrict__ input,
+          const typename S::Type* __restrict__ weight, const typename S::Type* __restrict__ bias,
+          typename S::Type* __restrict__ output) {
+  const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * (kThreads * kBatch);
+  typename S::Type elements[kBatch];
+  int images[kBatch];
+#pragma unroll
+  for (int i = 0; i < kBatch; ++i) {
+    const std::int64_t result = first + i * kThreads + threadIdx.x;
+    images[i] = result < p.results ? static_cast<int>(result) : 0;
+    const std::int64_t at = p.in_image(images[i]);
+    elements[i] = input[images[i] * p.plane + at];
+  }
+#pragma unroll
+  for (int i = 0; i < kBatch; ++i) {
+    const std::int64_t result = first + i * kThreads + threadIdx.x;
+    const int channel =
+        images[i] - p.channels.short_quotient(images[i]) * static_cast<int>(p.channels.value());
+    const float start = bias == nullptr ? 0.f : S::widen(bias[channel]);
+    if (result < p.results)
+      output[result] = S::round(fmaf(S::widen(elements[i]), S::widen(weight[channel]), start));
+  }
+}
+
+// A block for each channel. The order of its sums is that of its threads.
+template <typename S>
+__global__ void __launch_bounds__(kThreads)
+    sum_products(const Sampling p, const typename S::Type* __restrict__ input,
+                 const typename S::Type* __restrict__ grad_output, const Gradients<S> result) {
+  const auto channel = static_cast<int>(blockIdx.x);
+  const auto channels = static_cast<int>(p.channels.value());
+  const auto plane = static_cast<int>(p.columns.value() * p.rows.value());  // of the output
+  const int count = p.results / channels;
+  float sum = 0, bias_sum = 0;
+  for (int first = threadIdx.x; first < count; first += kThreads * kBatch) {
+    float elements[kBatch], grads[kBatch];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const bool there = i * kThreads < count - first;
+      const int index = there ? first + i * kThreads : 0;
+      int image = index;
+      const std::int64_t at = p.in_image(image);
+      const int in_plane = index - image * plane;
+      image = image * channels + channel;
+      elements[i] = S::widen(input[image * p.plane + at]);
+      grads[i] = there ? S::widen(grad_output[image * plane + in_plane]) : 0.f;
+      if (!there) elements[i] = 0;
+    }
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      sum = fmaf(elements[i], grads[i], sum);
+      bias_sum += grads[i];
+    }
+  }
+  __shared__ float sums[2][kThreads / 32];
+  for (int step = 16; step > 0; step /= 2) {
+    sum += __shfl_down_sync(0xffffffffu, sum, step);
+    bias_sum += __shfl_down_sync(0xffffffffu, bias_sum, step);
+  }
+  if (threadIdx.x % 32 == 0) {
+    sums[0][threadIdx.x / 32] = sum;
+    sums[1][threadIdx.x / 32] = bias_sum;
+  }
+  __syncthreads();
+  const int index = static_cast<int>(threadIdx.x);  // 0: the tap, 1: the bias
+  if (index < (result.bias == nullptr ? 1 : 2)) {
+    float total = 0;
+    for (const float part : sums[index])
+      total += part;
+    result.put(channel, 1, index, total);
+  }
+}
+
+template <Pass pass, DType dtype, Layout layout>
+void launch(const Problem& problem, const Plan& plan, const Tensors& tensors, cudaStream_t stream) {
+  using S = Scalar<dtype>;
+  using Type = typename S::Type;
+  const auto* input = static_cast<const Type*>(tensors.input);
+  const auto blocks = static_cast<unsigned>(plan.blocks);
+  if constexpr (pass == Pass::forward) {
+    scale<S><<<blocks, plan.threads, 0, stream>>>(
+        Sampling(problem), input, static_cast<const Type*>(tensors.weight),
+        static_cast<const Type*>(tensors.bias), static_cast<Type*>(tensors.output));
+    check_launch("pointwise scale");
+  } else {
+    sum_products<S><<<blocks, plan.threads, 0, stream>>>(
+        Sampling(problem), input, static_cast<const Type*>(tensors.output),
+        Gradients<S>{static_cast<Type*>(tensors.weight), static_cast<Type*>(tensors.bias)});
+    check_launch("pointwise sum_products");
+  }
+}
+
+}  // namespace dwconv::pointwise

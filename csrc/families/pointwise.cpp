@@ -1,0 +1,76 @@
+#include "pointwise.h"
+
+#include <algorithm>
+#include <optional>
+
+#include "family.h"
+
+namespace dwconv {
+namespace {
+
+using namespace pointwise;
+
+// What an H100 gets through.
+constexpr double kLaunchUs = 3.5;
+constexpr double kBytesPerUs = 2.7e6;
+constexpr double kResultsPerUs = 3.0e3;  // of a multiprocessor: indices
+constexpr double kSector = 32;           // bytes that memory moves at least
+constexpr double kBlockUs = 2.4;         // of a weight gradient: its first loads, its sums
+constexpr double kBatchUs = 1.1;         // of one: a thread's loads, until all have come
+constexpr int kResidentBlocks = 6;
+
+constexpr double ceil_of(double a, double b) { return static_cast<double>((a + b - 1) / b); }
+
+// Of rows that are read, columns between those that count come along.
+double moved_bytes(const Problem& problem) {
+  const auto bytes = static_cast<double>(size_of(problem.dtype));
+  const double step = std::min(static_cast<double>(problem.w.stride) * bytes, kSector);
+  return static_cast<double>(problem.output_numel()) * (bytes + step);
+}
+
+double estimate_us(const Problem& problem, const Arch& arch) {
+  const auto results = static_cast<double>(problem.output_numel());
+  const double memory = moved_bytes(problem) / (kBytesPerUs * arch.multiprocessors / 132);
+  const double issue = results / (kResultsPerUs * arch.multiprocessors);
+  if (problem.pass != Pass::backward_weight) return kLaunchUs + memory + issue;
+  const auto channels = static_cast<double>(problem.channels);
+  const double rounds =
+      std::max(1.0, channels / (static_cast<double>(kResidentBlocks) * arch.multiprocessors));
+  const double batches = ceil_of(results / channels, kThreads * kBatch);
+  return kLaunchUs + std::max(memory + issue, rounds * (kBlockUs + kBatchUs * batches));
+}
+
+std::optional<std::string> refuse(const Problem& problem) {
+  const Axis &h = problem.h, &w = problem.w;
+  if (problem.multiplier != 1) return "it takes one filter per channel";
+  if (h.kernel != 1 || w.kernel != 1) return "it takes kernels of 1 x 1";
+  if (h.pad_before + h.pad_after + w.pad_before + w.pad_after > 0) return "it takes no padding";
+  // Elements of the output are counted in 32 bits, and a block of them more.
+  constexpr std::int64_t kMost = std::int64_t{1} << 30;
+  if (problem.output_numel() >= kMost || h.stride * w.input >= kMost || w.stride >= kMost) {
+    return "the problem is too large for it";
+  }
+  return std::nullopt;
+}
+
+Answer plan_launch(const Kernel& kernel, const Problem& problem, const Arch& arch) {
+  if (auto reason = refuse(problem)) return *std::move(reason);
+  constexpr std::int64_t per_block = kThreads * kBatch;
+  Plan plan;
+  plan.kernel = &kernel;
+  plan.threads = kThreads;
+  plan.blocks = problem.pass == Pass::backward_weight
+                    ? problem.channels
+                    : (problem.output_numel() + per_block - 1) / per_block;
+  plan.estimate_us = estimate_us(problem, arch);
+  return plan;
+}
+
+// Every product is one that a direct sum has.
+bool spreads_nonfinite(const Problem&) { return false; }
+
+}  // namespace
+
+const FamilyPlanner kPointwisePlanner{plan_launch, spreads_nonfinite};
+
+}  // namespace dwconv
