@@ -69,6 +69,7 @@ py::dict to_dict(const Plan& plan) {
   out["workspace_bytes"] = plan.workspace_bytes;
   out["sums_overlap"] = plan.sums_overlap;
   out["in_turn"] = plan.in_turn;
+  out["queues"] = plan.queues;
   out["team"] = plan.team;
   out["last_use"] = plan.last_use;
   out["estimate_us"] = plan.estimate_us;
@@ -81,6 +82,7 @@ py::dict to_dict(const Plan& plan) {
   tiling["tile_rows"] = plan.tiling.tile_rows;
   tiling["columns"] = plan.tiling.columns;
   tiling["places"] = plan.tiling.places;
+  tiling["served"] = plan.tiling.served;
   out["tiling"] = tiling;
   return out;
 }

@@ -42,14 +42,15 @@ struct Policy {
 
 // How a family that works on tiles in shared memory cuts the problem into units.
 struct Tiling {
-  int planes = 1;     // channels of a unit
-  int images = 1;     // images of a unit
-  int rows = 1;       // output rows of a unit
-  int stages = 2;     // units in shared memory at a time
-  int threads = 128;  // of a block
-  int tile_rows = 7;  // results of a thread, along h
-  int columns = 1;    // results of a thread, along w
-  int places = 2;     // of results on their way out of shared memory
+  int planes = 1;       // channels of a unit
+  int images = 1;       // images of a unit
+  int rows = 1;         // output rows of a unit
+  int stages = 2;       // units in shared memory at a time
+  int threads = 128;    // of a block, that compute
+  int tile_rows = 7;    // results of a thread, along h
+  int columns = 1;      // results of a thread, along w
+  int places = 2;       // of results on their way out of shared memory
+  bool served = false;  // a warp more loads units and sends results
 
   constexpr bool operator==(const Tiling&) const = default;
 };
@@ -63,6 +64,7 @@ struct Plan {
   bool sums_overlap = false;         // their kernel may begin before the one before it has ended
   bool whole_groups = false;         // a block or team has all of its channels' sums: none to add
   bool in_turn = false;              // blocks take units in turn, not runs of them
+  int queues = 0;                    // from which blocks claim them; 0: all is dealt out before
   int team = 1;                      // blocks of a cluster, which share a group of channels
   bool last_use = false;             // what is read is the first that the L2 may give up
   Tiling tiling;

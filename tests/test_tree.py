@@ -74,6 +74,11 @@ INCLUDE_RULES: list[tuple[str, list[str], set[str]]] = [
         ["kernels.inc", "cuda/launch.h", "cuda/check.cuh", *(f"cuda/{f}.h" for f in FAMILIES)],
         {"cuda"},
     ),
+    (
+        "cuda/claim_counters.*",
+        ["plan.h", "families/unit.h", "cuda/*.h", "cuda/check.cuh"],
+        {"cuda"},
+    ),
     *((f"cuda/{family}.h", ["cuda/launcher.h"], set()) for family in FAMILIES),
     ("cuda/instances/*.cu", [f"cuda/{family}*.cuh" for family in FAMILIES], set()),
     ("cuda/*.cuh", ["problem.h", "plan.h", "families/*.h", "cuda/*"], {"cuda"}),

@@ -1,11 +1,21 @@
 """Problems of many units of work: more units than blocks, and threads that take several columns."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from problems import DTYPES, PASSES, Problem, check_all, make_data, poisoned_memory, run
+from problems import (
+    DTYPES,
+    PASSES,
+    Problem,
+    check_all,
+    make_data,
+    poisoned_memory,
+    run,
+    run_pass,
+)
 
 from dwconv import _C
 
@@ -54,6 +64,26 @@ MANY_UNITS = {
     "tile": Problem(batch=257, channels=24, size=(40, 41), padding=(1, 1, 1, 1), bias=True),
     "plane": Problem(batch=1031, channels=72, size=(14, 14), padding=(1, 1, 1, 1), bias=True),
     "toeplitz": Problem(batch=300, channels=24, size=(48, 48), padding=(1, 1, 1, 1), bias=True),
+}
+
+# Units that are claimed.
+CLAIMED = {
+    "1 x 11": (
+        "float32",
+        Problem(
+            batch=128, channels=96, size=(56, 56), kernel=(1, 11), padding=(0, 0, 5, 5), bias=True
+        ),
+    ),
+    "stride 2": (
+        "float32",
+        Problem(
+            batch=128, channels=144, size=(56, 56), kernel=(5, 5), stride=(2, 2), padding=(2,) * 4
+        ),
+    ),
+    "float16": (
+        "float16",
+        Problem(batch=256, channels=96, size=(56, 56), padding=(1, 1, 1, 1), bias=True),
+    ),
 }
 
 # Weight gradients whose channels have a team of blocks each. Batches that are no multiple of what
@@ -111,6 +141,69 @@ def test_whole_planes_are_taken_in_turn(family: str, pass_: str) -> None:
     tiling = answer["tiling"]
     units = -(-problem.channels // tiling["planes"]) * -(-problem.batch // tiling["images"])
     assert answer["blocks"] < units
+
+
+@pytest.mark.parametrize("pass_", ["forward", "backward_input"])
+@pytest.mark.parametrize("name", CLAIMED)
+def test_units_are_claimed(name: str, pass_: str) -> None:
+    """A queue has as many units as the others, and as many blocks."""
+    dtype, problem = CLAIMED[name]
+    answer = plan(problem, pass_, dtype, "tile")
+    assert answer["in_turn"]
+    tiling = answer["tiling"]
+    units = -(-problem.channels // tiling["planes"]) * -(-problem.batch // tiling["images"])
+    assert answer["queues"] > 0
+    assert tiling["served"]
+    assert answer["threads"] == tiling["threads"] + 32
+    assert units % answer["queues"] == answer["blocks"] % answer["queues"] == 0
+    assert units >= 6 * answer["blocks"]
+
+
+@pytest.mark.parametrize("device", [{"compute_capability": 80}, {"compiled_for": 80}], ids=str)
+@pytest.mark.parametrize("name", CLAIMED)
+def test_older_code_claims_nothing(name: str, device: dict[str, int]) -> None:
+    """Nor has it warps that serve."""
+    dtype, problem = CLAIMED[name]
+    answer = plan(problem, "forward", dtype, "tile", **device)
+    assert answer["queues"] == 0
+    assert not answer["tiling"]["served"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("pass_", ["forward", "backward_input"])
+@pytest.mark.parametrize("name", CLAIMED)
+def test_claimed_units_are_exact(name: str, pass_: str, force_kernel: ForceKernel) -> None:
+    """Once and again: a launch leaves its counters as it found them."""
+    dtype, problem = CLAIMED[name]
+    for _ in range(3):
+        check(problem, pass_, dtype, "tile", force_kernel)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", CLAIMED)
+def test_launches_side_by_side_claim_their_own_units(name: str, force_kernel: ForceKernel) -> None:
+    """On several streams, and in a graph that is replayed beside them."""
+    dtype, problem = CLAIMED[name]
+    problem = replace(problem, batch=problem.batch // 2)  # so that launches fit beside each other
+    assert plan(problem, "forward", dtype, "tile")["queues"] > 0
+    data = make_data(problem, DTYPES[dtype], torch.device("cuda"), "nchw")
+    force_kernel(f"tile_forward_{dtype}_nchw")
+    expected = run_pass("forward", problem, data)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = run_pass("forward", problem, data)
+    streams = [torch.cuda.Stream() for _ in range(4)]  # type: ignore[no-untyped-call]
+    torch.cuda.synchronize()
+    results = []
+    for turn in range(12):
+        with torch.cuda.stream(streams[turn % len(streams)]):
+            if turn % len(streams) == 0:
+                graph.replay()
+            else:
+                results.append(run_pass("forward", problem, data))
+    torch.cuda.synchronize()
+    for result in [captured, *results]:
+        assert torch.equal(result, expected)
 
 
 @pytest.mark.parametrize("family", TEAMS)

@@ -19,6 +19,9 @@ __device__ inline void expect_bytes(std::uint32_t barrier, unsigned bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
                : "memory");
 }
+__device__ inline void arrive_at(std::uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
 __device__ inline void wait_barrier(std::uint32_t barrier, int parity) {
   asm volatile(
       "{\n"
@@ -29,6 +32,27 @@ __device__ inline void wait_barrier(std::uint32_t barrier, int parity) {
       "}\n" ::"r"(barrier),
       "r"(parity)
       : "memory");
+}
+// Numbered barriers of the block (0 to 2, beside __syncthreads), for so many threads: some only
+// tell that they have come. Numbers that are not known before would take all 16 that a block may
+// have.
+template <int barrier>
+__device__ inline void tell_warps(int threads) {
+  asm volatile("barrier.cta.arrive.aligned %0, %1;" ::"n"(1 + barrier), "r"(threads) : "memory");
+}
+template <int barrier>
+__device__ inline void wait_for_warps(int threads) {
+  asm volatile("barrier.cta.sync.aligned %0, %1;" ::"n"(1 + barrier), "r"(threads) : "memory");
+}
+__device__ inline void tell_warps(int barrier, int threads) {
+  barrier == 0   ? tell_warps<0>(threads)
+  : barrier == 1 ? tell_warps<1>(threads)
+                 : tell_warps<2>(threads);
+}
+__device__ inline void wait_for_warps(int barrier, int threads) {
+  barrier == 0   ? wait_for_warps<0>(threads)
+  : barrier == 1 ? wait_for_warps<1>(threads)
+                 : wait_for_warps<2>(threads);
 }
 __device__ inline void bulk_load(std::uint32_t shared, const void* global, unsigned bytes,
                                  std::uint32_t barrier) {
@@ -64,6 +88,29 @@ struct Run {
   char* shared;  // 16-byte aligned
   int count;
 };
+
+// The 16 bytes around either end come along.
+template <typename Type>
+__device__ inline const char* aligned(const Type* from) {
+  return reinterpret_cast<const char*>(reinterpret_cast<std::uintptr_t>(from) &
+                                       ~std::uintptr_t{15});
+}
+template <typename Type>
+__device__ inline unsigned padded_bytes(const Type* from, int count) {
+  const unsigned offset = static_cast<unsigned>(reinterpret_cast<std::uintptr_t>(from) & 15);
+  return (offset + count * static_cast<unsigned>(sizeof(Type)) + 15) & ~15u;
+}
+
+#if __CUDA_ARCH__ >= 900
+// One thread starts loading a run. `barrier` is told what to expect. Kernels that never state a use
+// have none to look at.
+template <typename Type, typename... Uses>
+__device__ inline void load_run(const Run<const Type>& run, std::uint32_t barrier, Uses... use) {
+  const unsigned bytes = run.count > 0 ? padded_bytes(run.global, run.count) : 0;
+  expect_bytes(barrier, bytes);
+  if (bytes > 0) bulk_load(shared_address(run.shared), aligned(run.global), bytes, barrier, use...);
+}
+#endif
 
 // Loads runs into the slots of a ring in shared memory, ahead of their use. All threads of the
 // block call everything else, one slot after the other.
@@ -129,18 +176,12 @@ class RunLoader {
   }
 
  private:
-  // Kernels that never state a use have none to look at.
   template <typename RunOf, typename... Uses>
   __device__ void start(int slot, const RunOf& run, Uses... use) const {
 #if __CUDA_ARCH__ >= 900
     const std::uint32_t barrier = barriers_ + 8 * slot;
-    for (int i = threadIdx.x; i < runs_; i += blockDim.x) {
-      const auto one = run(i);
-      const unsigned bytes = one.count > 0 ? padded_bytes(one.global, one.count) : 0;
-      expect_bytes(barrier, bytes);
-      if (bytes > 0)
-        bulk_load(shared_address(one.shared), aligned(one.global), bytes, barrier, use...);
-    }
+    for (int i = threadIdx.x; i < runs_; i += blockDim.x)
+      load_run(run(i), barrier, use...);
 #else
     for (int i = 0; i < runs_; ++i) {
       const auto one = run(i);
@@ -150,16 +191,6 @@ class RunLoader {
 #endif
   }
 
-  template <typename Type>
-  __device__ static const char* aligned(const Type* from) {
-    return reinterpret_cast<const char*>(reinterpret_cast<std::uintptr_t>(from) &
-                                         ~std::uintptr_t{15});
-  }
-  template <typename Type>
-  __device__ static unsigned padded_bytes(const Type* from, int count) {
-    const unsigned offset = static_cast<unsigned>(reinterpret_cast<std::uintptr_t>(from) & 15);
-    return (offset + count * static_cast<unsigned>(sizeof(Type)) + 15) & ~15u;
-  }
   template <typename Type>
   __device__ static void copy(char* to, const Type* from, int count) {
     const char* source = aligned(from);
@@ -173,28 +204,35 @@ class RunLoader {
   int parity_ = 0;
 };
 
+#if __CUDA_ARCH__ >= 900
+// A run of results leaves, by as many threads as it has elements before or after its whole 16
+// bytes: `lane` is which of them a thread is, or more. To be committed.
+template <typename Type>
+__device__ inline void send_run(const Run<Type>& run, int lane) {
+  constexpr int per_vector = 16 / sizeof(Type);
+  if (run.count <= 0 || lane >= per_vector) return;
+  const int start = misalignment(run.global);
+  const Type* shared = reinterpret_cast<const Type*>(run.shared) + start;
+  const int head = min((per_vector - start) % per_vector, run.count);
+  const int body = (run.count - head) / per_vector * per_vector;
+  if (lane == 0 && body > 0)
+    bulk_store(run.global + head, shared_address(shared + head), body * sizeof(Type));
+  if (lane < head) run.global[lane] = shared[lane];
+  const int rest = head + body + lane;
+  if (rest < run.count) run.global[rest] = shared[rest];
+}
+__device__ inline void commit_sent() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+#endif
+
 // Results leave: run(0) to run(runs - 1), elements at the offset within 16 bytes that they have in
 // global memory. To be called by the block after `publish` and a barrier.
 template <typename Type, typename RunOf>
 __device__ inline void send_runs(int runs, const RunOf& run) {
 #if __CUDA_ARCH__ >= 900
-  // As many threads for each run as it has elements before or after its whole 16 bytes.
   constexpr int per_vector = 16 / sizeof(Type);
-  const int lane = threadIdx.x % per_vector;
-  for (int i = threadIdx.x / per_vector; i < runs; i += blockDim.x / per_vector) {
-    const Run<Type> one = run(i);
-    if (one.count <= 0) continue;
-    const int start = misalignment(one.global);
-    const Type* shared = reinterpret_cast<const Type*>(one.shared) + start;
-    const int head = min((per_vector - start) % per_vector, one.count);
-    const int body = (one.count - head) / per_vector * per_vector;
-    if (lane == 0 && body > 0)
-      bulk_store(one.global + head, shared_address(shared + head), body * sizeof(Type));
-    if (lane < head) one.global[lane] = shared[lane];
-    const int rest = head + body + lane;
-    if (rest < one.count) one.global[rest] = shared[rest];
-  }
-  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+  for (int i = threadIdx.x / per_vector; i < runs; i += blockDim.x / per_vector)
+    send_run(run(i), threadIdx.x % per_vector);
+  commit_sent();
 #else
   for (int i = 0; i < runs; ++i) {
     const Run<Type> one = run(i);

@@ -10,11 +10,11 @@ namespace dwconv {
 inline Use use_of(const Plan& plan) { return plan.last_use ? Use::last : Use::any; }
 
 // Forward, or input gradient: `kernel` takes source, filters, bias and result after `p`, which has
-// the grid of units.
-template <typename S, typename Kernel, typename Convolution>
+// the grid of units, and then what else it wants.
+template <typename S, typename Kernel, typename Convolution, typename... Rest>
 void launch_convolution(const char* name, Kernel kernel, const Convolution& p,
                         const Problem& problem, const Plan& plan, const Tensors& tensors,
-                        cudaStream_t stream) {
+                        cudaStream_t stream, const Rest&... rest) {
   using Type = typename S::Type;
   const bool backward = problem.pass == Pass::backward_input;
   const int shared_bytes = p.grid.g.shared_bytes;
@@ -22,7 +22,7 @@ void launch_convolution(const char* name, Kernel kernel, const Convolution& p,
   kernel<<<static_cast<unsigned>(plan.blocks), plan.threads, shared_bytes, stream>>>(
       p, static_cast<const Type*>(backward ? tensors.output : tensors.input),
       static_cast<const Type*>(tensors.weight), static_cast<const Type*>(tensors.bias),
-      static_cast<Type*>(backward ? tensors.input : tensors.output));
+      static_cast<Type*>(backward ? tensors.input : tensors.output), rest...);
   check_launch(name);
 }
 

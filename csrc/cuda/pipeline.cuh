@@ -15,6 +15,7 @@ struct UnitGrid {
   int channels;  // of the problem
   int batch;
   int stages;
+  int workers;  // threads that compute
   Dealer dealer;
 
   UnitGrid(const Geometry& geometry, const Problem& problem, const Plan& plan)
@@ -22,6 +23,7 @@ struct UnitGrid {
         channels(static_cast<int>(problem.channels)),
         batch(static_cast<int>(problem.batch)),
         stages(plan.tiling.stages),
+        workers(plan.tiling.threads),
         dealer(plan, g.units, g.groups, g.image_blocks, g.bands) {}
 
   __device__ std::int64_t first_channel(const Unit& unit) const { return unit.group * g.channels; }

@@ -13,6 +13,7 @@ struct Scalar;
 
 template <>
 struct Scalar<DType::float32> {
+  static constexpr DType dtype = DType::float32;
   using Type = float;
   using Sum = float;
   __device__ static Sum widen(Type value) { return value; }
@@ -21,6 +22,7 @@ struct Scalar<DType::float32> {
 
 template <>
 struct Scalar<DType::float64> {
+  static constexpr DType dtype = DType::float64;
   using Type = double;
   using Sum = double;
   __device__ static Sum widen(Type value) { return value; }
@@ -29,6 +31,7 @@ struct Scalar<DType::float64> {
 
 template <>
 struct Scalar<DType::float16> {
+  static constexpr DType dtype = DType::float16;
   using Type = __half;
   using Sum = float;
   __device__ static Sum widen(Type value) { return __half2float(value); }
@@ -37,6 +40,7 @@ struct Scalar<DType::float16> {
 
 template <>
 struct Scalar<DType::bfloat16> {
+  static constexpr DType dtype = DType::bfloat16;
   using Type = __nv_bfloat16;
   using Sum = float;
   __device__ static Sum widen(Type value) { return __bfloat162float(value); }

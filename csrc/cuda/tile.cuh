@@ -3,10 +3,12 @@
 // before it is computed, and so are its results.
 #pragma once
 
+#include "claim_counters.h"
 #include "launch_units.cuh"
 #include "tile.h"
 #include "tile_choice.cuh"
 #include "tile_unit.cuh"
+#include "walk.cuh"
 
 namespace dwconv::tile {
 
@@ -48,57 +50,61 @@ template <typename S, int kernel_w, int tile_rows, typename A>
 __global__ void __launch_bounds__(kMaxThreads,
                                   resident_blocks(A::value, tile_rows,
                                                   filter_rows_of(A::value, kernel_w), kernel_w))
-    convolve(const Convolution p, const typename S::Type* __restrict__ source,
+    convolve(const __grid_constant__ Convolution p, const typename S::Type* __restrict__ source,
              const typename S::Type* __restrict__ weight, const typename S::Type* __restrict__ bias,
-             typename S::Type* __restrict__ result) {
+             typename S::Type* __restrict__ result, const __grid_constant__ Claims claims) {
   using Type = typename S::Type;
   extern __shared__ __align__(16) char shared[];
   const Grid& grid = p.grid;
   const Geometry& g = grid.g;
   const int taps = g.h.kernel * kernel_w;
-  auto* filters = reinterpret_cast<float*>(shared + g.rest_at);
-  float* biases = filters + g.channels * taps;
 
-  const auto load = [&](RunLoader& loader, int slot, char* stage, const Unit& unit) {
+  const auto source_of = [&](const Unit& unit) {
     const RowRange rows = grid.source_rows(unit);
-    loader.load(slot, [&](int) {
-      return Run<const Type>{grid.source_run(source, unit, rows), stage,
-                             grid.planes(unit) * rows.count() * g.w.source};
-    });
+    return Run<const Type>{grid.source_run(source, unit, rows), nullptr,
+                           grid.planes(unit) * rows.count() * g.w.source};
   };
-  Pipeline pipeline(grid, shared, 1, load);  // first of all: the first loads take longest
+  const auto result_of = [&](const Unit& unit) {
+    return Run<Type>{grid.result_run(result, unit), nullptr,
+                     grid.planes(unit) * grid.result_rows(unit).count() * g.w.result};
+  };
+  // Filters, and then the biases of their channels.
+  const auto store_filters = [&](const Unit& unit, float* to, int thread, int threads) {
+    const std::int64_t channel = grid.first_channel(unit);
+    const int channels = grid.channels_of(unit);
+#pragma unroll 4
+    for (int i = thread; i < channels * taps; i += threads) {
+      const int at = p.mirrored ? (2 * (i / taps) + 1) * taps - 1 - i : i;
+      to[at] = S::widen(weight[channel * taps + i]);
+    }
+#pragma unroll 1
+    for (int i = thread; i < channels; i += threads)
+      to[g.channels * taps + i] = bias == nullptr ? 0.f : S::widen(bias[channel + i]);
+  };
   const auto* zeros = reinterpret_cast<const Type*>(shared + g.zeros_at);
   zero_shared(shared + g.zeros_at, kZeroBytes);
+  auto walk = walk_over<may_be_served(A::value, kernel_w, S::dtype)>(
+      grid, claims, shared, source_of, result_of, store_filters);
+  if (walk.serves()) return walk.serve();
+  const int workers = walk.workers();
   const Item first_item = item_at(grid, threadIdx.x);
-  int filters_of = -1;
-  for (; pipeline.more(); pipeline.advance()) {
-    const Unit& unit = pipeline.unit();
+  while (walk.next()) {
+    const Unit& unit = walk.unit();
     const int planes = grid.planes(unit);
-    if (unit.group != filters_of) {
-      filters_of = unit.group;
-      const std::int64_t channel = grid.first_channel(unit);
-      const int channels = grid.channels_of(unit);
-      for (int i = threadIdx.x; i < channels * taps; i += blockDim.x) {
-        const int to = p.mirrored ? (2 * (i / taps) + 1) * taps - 1 - i : i;
-        filters[to] = S::widen(weight[channel * taps + i]);
-      }
-      for (int i = threadIdx.x; i < channels; i += blockDim.x)
-        biases[i] = bias == nullptr ? 0.f : S::widen(bias[channel + i]);
-    }
-    pipeline.wait_for_place();
-    const auto* stage = reinterpret_cast<const Type*>(pipeline.wait());
+    const auto* stage = reinterpret_cast<const Type*>(walk.stage());
+    const float* filters = walk.filters();
+    const float* biases = filters + g.channels * taps;
 
     const RowRange rows = grid.source_rows(unit);
     const Type* run = stage + misalignment(grid.source_run(source, unit, rows));
     const int source_plane = rows.count() * g.w.source;
     const int valid_rows = grid.result_rows(unit).count();
     const int result_plane = valid_rows * g.w.result;
-    Type* out = grid.result_run(result, unit);
-    char* staged = shared + pipeline.results_at();
-    Type* staged_out = reinterpret_cast<Type*>(staged) + misalignment(out);
+    Type* staged_out =
+        reinterpret_cast<Type*>(walk.result()) + misalignment(grid.result_run(result, unit));
 
-    for (int i = threadIdx.x; i < g.items; i += blockDim.x) {
-      const Item item = i < blockDim.x ? first_item : item_at(grid, i);
+    for (int i = threadIdx.x; i < g.items; i += workers) {
+      const Item item = i < workers ? first_item : item_at(grid, i);
       if (item.plane >= planes || item.row >= valid_rows || item.column >= g.w.result) continue;
       const int row = (unit.band * g.rows + item.row) * g.h.stride - g.h.pad;
       const Type* at = run + item.plane * source_plane + (row - rows.first) * g.w.source;
@@ -154,16 +160,13 @@ __global__ void __launch_bounds__(kMaxThreads,
         to += g.h.dilation * g.w.result;
       }
     }
-    publish();
-    __syncthreads();
-    send_runs<Type>(1, [&](int) { return Run<Type>{out, staged, planes * result_plane}; });
+    walk.leave();
   }
-  wait_until_sent<0>();
 }
 
 template <typename S>
 using Convolve = void (*)(Convolution, const typename S::Type*, const typename S::Type*,
-                          const typename S::Type*, typename S::Type*);
+                          const typename S::Type*, typename S::Type*, Claims);
 
 template <typename S>
 struct Convolutions {
@@ -189,7 +192,8 @@ void launch_convolve(const Problem& problem, const Plan& plan, const Tensors& te
   const Geometry g = geometry(problem, plan.tiling);
   const Convolution p{Grid(g, problem, plan), mirrored};
   const auto kernel = choose<Convolutions<S>, dtype>(g);
-  launch_convolution<S>("tile convolve", kernel, p, problem, plan, tensors, stream);
+  launch_convolution<S>("tile convolve", kernel, p, problem, plan, tensors, stream,
+                        Claims(plan, g.units, claim_counters(plan, stream)));
 }
 
 }  // namespace dwconv::tile

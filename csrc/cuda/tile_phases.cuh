@@ -6,8 +6,10 @@
 #include <utility>
 
 #include "check.cuh"
+#include "claim_counters.h"
 #include "tile.h"
 #include "tile_unit.cuh"
+#include "walk.cuh"
 
 namespace dwconv::tile {
 
@@ -22,8 +24,9 @@ struct Phases {
 // pair of filter rows; otherwise once, for all of them.
 template <typename S, int kernel_w, int kernel_h>
 __global__ void __launch_bounds__(kMaxThreads, kStepBlocks)
-    scatter(const Phases p, const typename S::Type* __restrict__ source,
-            const typename S::Type* __restrict__ weight, typename S::Type* __restrict__ result) {
+    scatter(const __grid_constant__ Phases p, const typename S::Type* __restrict__ source,
+            const typename S::Type* __restrict__ weight, typename S::Type* __restrict__ result,
+            const __grid_constant__ Claims claims) {
   using Type = typename S::Type;
   constexpr int half_w = (kernel_w + 1) / 2;
   constexpr int pairs = kernel_h == 0 ? 1 : (kernel_h + 1) / 2;
@@ -31,45 +34,50 @@ __global__ void __launch_bounds__(kMaxThreads, kStepBlocks)
   const Grid& grid = p.grid;
   const Geometry& g = grid.g;
   const int taps = p.kernel_h * kernel_w;
-  auto* filters = reinterpret_cast<float*>(shared + g.rest_at);
 
-  const auto load = [&](RunLoader& loader, int slot, char* stage, const Unit& unit) {
-    const RowRange rows = grid.source_rows(unit);
-    loader.load(slot, [&](int) {
-      return Run<const Type>{grid.source_run(source, unit, rows), stage,
-                             grid.planes(unit) * rows.count() * g.w.source};
-    });
+  // The result rows of a unit's band.
+  const auto result_rows = [&](const Unit& unit) {
+    const RowRange steps = grid.result_rows(unit);
+    return RowRange{max(2 * steps.first - p.pad_h, 0), min(2 * steps.last - p.pad_h, p.result_h)};
   };
-  Pipeline pipeline(grid, shared, 1, load);  // first of all: the first loads take longest
+  const auto source_of = [&](const Unit& unit) {
+    const RowRange rows = grid.source_rows(unit);
+    return Run<const Type>{grid.source_run(source, unit, rows), nullptr,
+                           grid.planes(unit) * rows.count() * g.w.source};
+  };
+  const auto result_of = [&](const Unit& unit) {
+    const RowRange rows = result_rows(unit);
+    return Run<Type>{result + (grid.first_plane(unit) * p.result_h + rows.first) * p.result_w,
+                     nullptr, grid.planes(unit) * (rows.last - rows.first) * p.result_w};
+  };
+  const auto store_filters = [&](const Unit& unit, float* to, int thread, int threads) {
+    const Type* from = weight + grid.first_channel(unit) * taps;
+#pragma unroll 4
+    for (int i = thread; i < grid.channels_of(unit) * taps; i += threads)
+      to[i] = S::widen(from[i]);
+  };
+  auto walk = walk_over<kernel_h != 0>(grid, claims, shared, source_of, result_of, store_filters);
+  if (walk.serves()) return walk.serve();
+  const int workers = walk.workers();
   const Item first_item = item_at(grid, threadIdx.x);
-  int filters_of = -1;
-  for (; pipeline.more(); pipeline.advance()) {
-    const Unit& unit = pipeline.unit();
+  while (walk.next()) {
+    const Unit& unit = walk.unit();
     const int planes = grid.planes(unit);
-    if (unit.group != filters_of) {
-      filters_of = unit.group;
-      const Type* from = weight + grid.first_channel(unit) * taps;
-      for (int i = threadIdx.x; i < grid.channels_of(unit) * taps; i += blockDim.x)
-        filters[i] = S::widen(from[i]);
-    }
-    pipeline.wait_for_place();
-    const auto* stage = reinterpret_cast<const Type*>(pipeline.wait());
+    const auto* stage = reinterpret_cast<const Type*>(walk.stage());
+    const float* filters = walk.filters();
 
     const RowRange rows = grid.source_rows(unit);
     const Type* run = stage + misalignment(grid.source_run(source, unit, rows));
     const int source_plane = rows.count() * g.w.source;
-    // The result rows of the band.
     const int first_step = unit.band * g.rows;
     const int valid_steps = grid.result_rows(unit).count();
-    const int first_row = max(2 * first_step - p.pad_h, 0);
-    const int last_row = min(2 * (first_step + valid_steps) - p.pad_h, p.result_h);
+    const auto [first_row, last_row] = result_rows(unit);
     const int result_plane = (last_row - first_row) * p.result_w;
-    Type* out = result + (grid.first_plane(unit) * p.result_h + first_row) * p.result_w;
-    char* staged = shared + pipeline.results_at();
-    Type* staged_out = reinterpret_cast<Type*>(staged) + misalignment(out);
+    Type* staged_out =
+        reinterpret_cast<Type*>(walk.result()) + misalignment(result_of(unit).global);
 
-    for (int i = threadIdx.x; i < planes * g.plane_items; i += blockDim.x) {
-      const Item item = i < blockDim.x ? first_item : item_at(grid, i);
+    for (int i = threadIdx.x; i < planes * g.plane_items; i += workers) {
+      const Item item = i < workers ? first_item : item_at(grid, i);
       if (item.row >= valid_steps) continue;
       const float* filter = filters + grid.channel(item.plane) * taps;
       const int step = first_step + item.row;
@@ -139,16 +147,13 @@ __global__ void __launch_bounds__(kMaxThreads, kStepBlocks)
         to += p.result_w;
       }
     }
-    publish();
-    __syncthreads();
-    send_runs<Type>(1, [&](int) { return Run<Type>{out, staged, planes * result_plane}; });
+    walk.leave();
   }
-  wait_until_sent<0>();
 }
 
 template <typename S>
 using Scatter = void (*)(Phases, const typename S::Type*, const typename S::Type*,
-                         typename S::Type*);
+                         typename S::Type*, Claims);
 
 template <typename S, int... width>
 Scatter<S> scatter_of(int kernel_w, int kernel_h, std::integer_sequence<int, width...>) {
@@ -174,7 +179,7 @@ void launch_scatter(const Problem& problem, const Plan& plan, const Tensors& ten
   allow_shared(kernel, g.shared_bytes);
   kernel<<<static_cast<unsigned>(plan.blocks), plan.threads, g.shared_bytes, stream>>>(
       p, static_cast<const Type*>(tensors.output), static_cast<const Type*>(tensors.weight),
-      static_cast<Type*>(tensors.input));
+      static_cast<Type*>(tensors.input), Claims(plan, g.units, claim_counters(plan, stream)));
   check_launch("tile scatter");
 }
 

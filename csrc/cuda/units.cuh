@@ -55,7 +55,9 @@ class Dealer {
   __device__ Unit first(std::int64_t block) const {
     int run = static_cast<int>(block);
     const int rank = team_.remainder(run);
-    const std::int64_t index = in_turn_ ? block : begin(run) + rank;
+    return at(in_turn_ ? block : begin(run) + rank);
+  }
+  __device__ Unit at(std::int64_t index) const {
     const std::int64_t rest = bands_.quotient(index);
     const std::int64_t outer = middle_.quotient(rest);
     const int middle = static_cast<int>(rest - outer * middle_.value());

@@ -18,29 +18,41 @@ constexpr double kBytesPerUs = 2.84e6;       // a large copy moves 3.0e6
 constexpr double kLaunchUs = 3.5;            // an empty kernel
 constexpr double kSumUs = 5;                 // the kernel that adds the partial sums
 constexpr double kIssuePerUs = 6.37e3;       // warp instructions of a multiprocessor
-constexpr double kBytesInFlight = 20 << 10;  // of a multiprocessor, to keep the memory busy
-// Warps of a multiprocessor that keep its issue slots busy, by what a thread's tile is: many
-// columns are many sums that do not wait for each other.
-constexpr double kNarrowWarps = 18;
-constexpr double kWideWarps = 13.8;
-constexpr double kSharingWarps = 11;
 constexpr double kRuns = 1.1;                // bytes of runs, against those of units in turn
-constexpr double kFiltersUs = 0.136;         // until a block has other filters
 constexpr double kTileInstructions = 150;    // of a thread: its place, row tests
 constexpr double kColumnInstructions = 120;  // the same, of a tile of one column
-constexpr double kUnitInstructions = 524;    // of a warp: barriers, addresses, copies
 constexpr double kWeightUs = 0.621;          // of a weight gradient: its ends
 // Of weight gradients, fitted again to 25 tilings each of 109: the choice is 3.3 % slower than the
 // best of them on average, and 3.9 % without these two.
-constexpr double kReadsInFlight = 64 << 10;  // as kBytesInFlight; they only read
+constexpr double kReadsInFlight = 64 << 10;  // of a multiprocessor, to keep the memory busy
 constexpr double kThirdStage = 1.037;        // its shared memory has better uses
 
-// Instructions that a multiprocessor issues in the time that shared memory takes to serve one bank
-// of each lane.
-constexpr double kIssuePerBank = 3.2;
+// How the warps of a multiprocessor get on.
+struct Pace {
+  // Warps that keep its issue slots busy, by what a thread's tile is: many columns are many sums
+  // that do not wait for each other. Fewer do so by this power of their share.
+  double narrow, wide, sharing;
+  double power;
+  double unit_instructions;  // of a warp: barriers, addresses, copies
+  // Instructions that are issued in the time that shared memory takes to serve one bank of each
+  // lane.
+  double per_bank;
+  double bytes_in_flight;  // that keep the memory busy
+  double filters_us;       // until a block has other filters
+  double ends;             // of the first unit's load and the last one's computation
+};
+constexpr Pace kWeights{18, 13.8, 11, 1, 524, 3.2, kReadsInFlight, 0, 0.5};
+// Of convolutions, fitted together to some 20 tilings each of 167 problems: the choice is 3.8 %
+// slower than the best of them on average. Filters are those of a unit, or of 128 numbers of one.
+constexpr Pace kAlone{20.1, 14.1, 14.7, 0.753, 539, 1.57, 20 << 10, 0.203, 0.473};
+constexpr Pace kServed{18.8, 13.1, 14.8, 0.771, 325, 2.01, 6.9 * 1024, 0.759, 0.715};
+constexpr double kServeUs = 1.33;  // of a unit, of the warp that serves
+// What the choice among many has to promise: the best promise is too good. N128 C576 14x14 k3
+// float32 took 49 us served, 47 in the plane family.
+constexpr double kServedMargin = 1.06;
 
 // Instructions of one tile, or as many as could be issued while shared memory serves it.
-double tile_instructions(const Problem& problem, const Geometry& g) {
+double tile_instructions(const Problem& problem, const Geometry& g, double per_bank) {
   const bool weight = problem.pass == Pass::backward_weight;
   const double load = problem.dtype == DType::float32 ? 1 : 2;
   if (by_phases(problem)) {
@@ -72,7 +84,7 @@ double tile_instructions(const Problem& problem, const Geometry& g) {
   const double conflicts = problem.dtype == DType::float32 ? g.access.stride() : 1;
   const double elements = (columns - 1) * g.access.stride() + g.w.kernel;
   const double banks = rows * elements * conflicts + (weight ? g.tile_rows * columns : taps);
-  return std::max(instructions, kIssuePerBank * banks);
+  return std::max(instructions, per_bank * banks);
 }
 
 double estimate(const Problem& problem, const Arch& arch, const Geometry& g, const Tiling& tiling,
@@ -81,17 +93,20 @@ double estimate(const Problem& problem, const Arch& arch, const Geometry& g, con
   const auto bytes = static_cast<double>(size_of(problem.dtype));
   const double units = std::max<double>(g.units, 1);
   const double blocks = std::max<double>(deal.blocks, 1);
-  const auto runs = static_cast<double>(deal.longest);
+  const double runs = deal.longest;
   const int warps = tiling.threads / 32;
   const auto on_one = static_cast<int>(std::ceil(blocks / arch.multiprocessors));
 
   const int rounds = ceil_div(g.items, g.round);
   const int working = rounds > 1 ? warps : std::min(ceil_div(g.items * g.roles, 32), warps);
-  const double of_warp = rounds * tile_instructions(problem, g) + kUnitInstructions;
-  const double enough = g.access.columns == 1 ? kNarrowWarps
-                        : g.access.unit > 1   ? kWideWarps
-                                              : kSharingWarps;
-  const double busy = std::min(1.0, on_one * working / enough);
+  const bool served = tiling.served;
+  const Pace& pace = weight ? kWeights : served ? kServed : kAlone;
+  const double of_warp =
+      rounds * tile_instructions(problem, g, pace.per_bank) + pace.unit_instructions;
+  const double enough = g.access.columns == 1 ? pace.narrow
+                        : g.access.unit > 1   ? pace.wide
+                                              : pace.sharing;
+  const double busy = std::min(1.0, std::pow(on_one * working / enough, pace.power));
   // Over the four schedulers of a multiprocessor, warps of several blocks even out where each has
   // many sums: N128 C96 56x56 k7 float32 takes 129 us in blocks of 7 warps, two at a time, and 136
   // in blocks of 4. Where each has few, the estimate that rounds chooses better.
@@ -99,7 +114,12 @@ double estimate(const Problem& problem, const Arch& arch, const Geometry& g, con
                                 (has_square_phases(problem) && problem.dtype == DType::float32));
   const int issuing = even ? on_one * working : 4 * ceil_div(on_one * working, 4);
   const double unit_us = issuing * of_warp / (kIssuePerUs * busy);
-  const double compute = (unit_us + (deal.one_group ? 0 : kFiltersUs)) * runs;
+  // The warp that serves brings filters, some at a time; where all compute together, they all do.
+  const double numbers = g.channels * static_cast<double>(problem.taps());
+  const double filters_us = pace.filters_us * (served ? std::ceil(numbers / 128) : 1);
+  const double compute = deal.one_group ? unit_us * runs
+                         : served       ? std::max(unit_us, filters_us + kServeUs) * runs
+                                        : (unit_us + filters_us) * runs;
 
   // Rows that neighbouring bands read twice come from the L2 and count a quarter.
   const double source_rows = g.whole() ? g.h.source : std::min(g.h.source, g.h.reach(g.rows));
@@ -107,21 +127,27 @@ double estimate(const Problem& problem, const Arch& arch, const Geometry& g, con
       g.planes * bytes * (source_rows * g.w.source + (weight ? g.rows * g.w.result : 0.0));
   const double reread = g.bands * source_rows / g.h.source;
   const double moved = static_cast<double>(problem.input_numel() + problem.output_numel()) * bytes;
-  const double in_flight = on_one * (tiling.stages - 1) * loaded;
+  // Who computes together has its stage filled only when all are done with the one before.
+  const double in_flight = on_one * (tiling.stages - (served ? 0 : 1)) * loaded;
   const double rate = kBytesPerUs * arch.multiprocessors / 132;
   const double memory = moved * (1 + 0.25 * std::max(reread - 1, 0.0)) / rate *
-                        std::max(1.0, (weight ? kReadsInFlight : kBytesInFlight) / in_flight) *
-                        runs / (units / blocks) * (deal.in_turn || weight ? 1 : kRuns);
+                        std::max(1.0, pace.bytes_in_flight / in_flight) * runs / (units / blocks) *
+                        (deal.queues > 0          ? kClaimed
+                         : deal.in_turn || weight ? 1
+                                                  : kRuns);
   // At first nothing can be computed, and at last nothing is left to load.
   const double ends = std::min(blocks, units) * loaded / rate + unit_us;
-  double us = kLaunchUs + (weight ? kWeightUs : 0) + std::max(memory, compute) +
-              0.1 * std::min(memory, compute) + 0.5 * ends;
+  double us = kLaunchUs +
+              (weight   ? kWeightUs
+               : served ? filters_us
+                        : 0) +
+              std::max(memory, compute) + 0.1 * std::min(memory, compute) + pace.ends * ends;
   // Partial sums are written, and read back from the L2.
   if (weight && !deal.whole_groups) {
     const Partials partials = partials_of(problem, g, deal.blocks, false);
     us += kSumUs + static_cast<double>(partials.bytes()) / rate;
   }
-  return us * (weight && tiling.stages > 2 ? kThirdStage : 1);
+  return us * (weight && tiling.stages > 2 ? kThirdStage : served ? kServedMargin : 1);
 }
 
 // Tiles to choose from; where geometry() knows the height, there is one.
@@ -147,12 +173,14 @@ Candidate search(const Problem& problem, const Arch& arch) {
   const auto consider = [&](const Tiling& tiling) {
     const Geometry g = geometry(problem, tiling);
     if (g.round == 0 || g.shared_bytes > shared_per_block(arch)) return false;
+    const int threads = tiling.threads + (tiling.served ? 32 : 0);
+    if (threads > kMaxThreads || (tiling.served && !may_be_served(problem, arch, g))) return false;
     const int blocks = by_phases(problem)
                            ? kStepBlocks
                            : resident_blocks(g.access, g.tile_rows, g.filter_rows, g.w.kernel);
     const int resident =
-        std::min(blocks * kMaxThreads / tiling.threads, blocks_that_fit(arch, g.shared_bytes));
-    consider_deals(best, problem, arch, g, tiling, resident,
+        std::min(blocks * kMaxThreads / threads, blocks_that_fit(arch, g.shared_bytes));
+    consider_deals(best, problem, arch, g, tiling, resident, tiling.served,
                    [&](const Deal& dealt) { return estimate(problem, arch, g, tiling, dealt); });
     return true;
   };
@@ -192,13 +220,17 @@ Candidate search(const Problem& problem, const Arch& arch) {
     // 43 for its weight gradient in blocks of 64, and 26 and 37 in larger ones.
     for (const int threads : {128, 192, 224, 256}) {
       for (const int stages : {2, 3}) {
-        const Tiling tiling{.rows = one.h.result,
-                            .stages = stages,
-                            .threads = threads,
-                            .tile_rows = tile.rows,
-                            .columns = tile.columns};
-        consider_planes(tiling);
-        consider_bands(tiling);
+        Tiling tiling{.rows = one.h.result,
+                      .stages = stages,
+                      .threads = threads,
+                      .tile_rows = tile.rows,
+                      .columns = tile.columns};
+        for (const bool served : {false, true}) {
+          tiling.served = served;
+          if (served) tiling.threads -= 32;  // in all as many
+          consider_planes(tiling);
+          consider_bands(tiling);
+        }
       }
     }
   }
@@ -236,7 +268,10 @@ Answer plan_launch(const Kernel& kernel, const Problem& problem, const Arch& arc
   if (auto reason = refuse(problem)) return *std::move(reason);
   const Candidate best = search(problem, arch);
   if (best.us < 0) return "its rows do not fit the shared memory of the device";
-  return plan_of(kernel, problem, arch, best, geometry(problem, best.tiling));
+  const Geometry g = geometry(problem, best.tiling);
+  Plan plan = plan_of(kernel, problem, arch, best, g);
+  if (best.tiling.served) plan.threads += 32;
+  return plan;
 }
 
 }  // namespace

@@ -99,6 +99,15 @@ constexpr int resident_blocks(const Access& access, int tile_rows, int filter_ro
   return registers <= 26 ? 4 : registers <= 50 ? 3 : 2;
 }
 
+// Whether a convolution's blocks may have a warp that computes nothing: see cuda/walk.cuh. Those of
+// many multiply-adds have better uses for it: N128 C192 28x28 k7 float32 took 78 us with it, and 72
+// without; k7 dilation 3 101 and 92. And to have the choice costs registers and instructions where
+// it is not there: 10 % for N16 C2048 33x33 k3 dilation 6 float32, as much for N48 C96 40x8 k3.
+constexpr bool may_be_served(const Access& a, int kernel_w, DType dtype) {
+  if (a.unit > 1) return kernel_w == 11 || (kernel_w <= 5 && dtype != DType::float32);
+  return a.mode == Mode::strided && (a.columns == 1 || kernel_w <= 5);
+}
+
 // Sums of a weight gradient that are reduced at a time.
 inline constexpr int kSumBatch = 16;
 
@@ -137,6 +146,7 @@ struct Geometry {
   int grad_at = 0;  // in a stage
   int stage_bytes = 0;
   int rest_at = 0;
+  int filter_bytes = 0;  // of a stage
   int results_at = 0;
   int result_bytes = 0;  // from one place for results to the other; 0 where there is one
   int barriers_at = 0;
@@ -155,6 +165,12 @@ constexpr bool by_phases(const Problem& problem) {
 constexpr bool has_square_phases(const Problem& problem) {
   return by_phases(problem) && problem.h.kernel == problem.w.kernel &&
          problem.w.kernel <= kMaxSquare;
+}
+
+constexpr bool may_be_served(const Problem& problem, const Arch& arch, const Geometry& g) {
+  if (problem.pass == Pass::backward_weight || !is_sm_90(arch)) return false;
+  return by_phases(problem) ? has_square_phases(problem)
+                            : may_be_served(g.access, g.w.kernel, problem.dtype);
 }
 
 Geometry geometry(const Problem& problem, const Tiling& tiling);

@@ -96,7 +96,8 @@ Geometry geometry(const Problem& problem, const Tiling& tiling) {
     g.barriers_at = g.rest_at + kSumBatch * tiling.threads * 4;
   } else {
     const int taps = static_cast<int>(problem.taps());
-    g.results_at = round_up(g.rest_at + g.channels * (taps + 1) * 4, 16);
+    g.filter_bytes = round_up(g.channels * (taps + 1) * 4, 16);
+    g.results_at = g.rest_at + tiling.stages * g.filter_bytes;
     const int steps_run = run_bytes(elements(2 * g.rows, problem.w.input), bytes);
     if (by_phases(problem)) {
       // Four times the source: one place for them.
@@ -106,7 +107,7 @@ Geometry geometry(const Problem& problem, const Tiling& tiling) {
       g.barriers_at = g.results_at + 2 * g.result_bytes;
     }
   }
-  g.zeros_at = g.barriers_at + round_up(8 * tiling.stages, 16);
+  g.zeros_at = g.barriers_at + round_up(control_bytes(tiling.stages), 16);
   g.shared_bytes = g.zeros_at + kZeroBytes;
   return g;
 }

@@ -49,7 +49,7 @@ double estimate(const Problem& problem, const Arch& arch, const Geometry& g, con
   const bool weight = problem.pass == Pass::backward_weight;
   const double units = std::max<double>(g.units, 1);
   const double blocks = std::max<double>(deal.blocks, 1);
-  const auto most = static_cast<double>(deal.longest);
+  const double most = deal.longest;
   const double resident_now = std::ceil(blocks / arch.multiprocessors);
   const double source_rows = g.whole() ? g.h.source : std::min(g.h.source, g.h.reach(g.rows));
 
@@ -113,7 +113,7 @@ Candidate search(const Problem& problem, const Arch& arch) {
     if (g.shared_bytes > shared_per_block(arch)) return false;
     const int resident =
         std::min(resident_blocks(g.access, weight), blocks_that_fit(arch, g.shared_bytes));
-    consider_deals(best, problem, arch, g, tiling, resident,
+    consider_deals(best, problem, arch, g, tiling, resident, false,
                    [&](const Deal& dealt) { return estimate(problem, arch, g, tiling, dealt); });
     return true;
   };
