@@ -1,6 +1,7 @@
 #include "pointwise.h"
 
 #include <algorithm>
+#include <cmath>
 #include <optional>
 
 #include "family.h"
@@ -15,17 +16,18 @@ constexpr double kLaunchUs = 3.5;
 constexpr double kBytesPerUs = 2.7e6;
 constexpr double kResultsPerUs = 3.0e3;  // of a multiprocessor: indices
 constexpr double kSector = 32;           // bytes that memory moves at least
-constexpr double kBlockUs = 2.4;         // of a weight gradient: its first loads, its sums
+constexpr double kBlockUs = 3;           // of a weight gradient: its first loads, its sums
 constexpr double kBatchUs = 1.1;         // of one: a thread's loads, until all have come
 constexpr int kResidentBlocks = 6;
 
-constexpr double ceil_of(double a, double b) { return static_cast<double>((a + b - 1) / b); }
-
-// Of rows that are read, columns between those that count come along.
+// Columns between those that count come along, and rows between them where both are in a sector.
 double moved_bytes(const Problem& problem) {
   const auto bytes = static_cast<double>(size_of(problem.dtype));
-  const double step = std::min(static_cast<double>(problem.w.stride) * bytes, kSector);
-  return static_cast<double>(problem.output_numel()) * (bytes + step);
+  const auto results = static_cast<double>(problem.output_numel());
+  const bool skips_rows = static_cast<double>(problem.w.input) * bytes >= 2 * kSector;
+  const double source = static_cast<double>(problem.input_numel()) * bytes /
+                        (skips_rows ? static_cast<double>(problem.h.stride) : 1);
+  return std::min(source, results * kSector) + results * bytes;
 }
 
 double estimate_us(const Problem& problem, const Arch& arch) {
@@ -36,7 +38,7 @@ double estimate_us(const Problem& problem, const Arch& arch) {
   const auto channels = static_cast<double>(problem.channels);
   const double rounds =
       std::max(1.0, channels / (static_cast<double>(kResidentBlocks) * arch.multiprocessors));
-  const double batches = ceil_of(results / channels, kThreads * kBatch);
+  const double batches = std::ceil(results / channels / (kThreads * kBatch));
   return kLaunchUs + std::max(memory + issue, rounds * (kBlockUs + kBatchUs * batches));
 }
 
