@@ -290,13 +290,13 @@ def poisoned_memory() -> Iterator[None]:
 # so that the last unit holds fewer.
 TINY_IMAGES = [
     Problem(batch=1021, channels=1, size=(6, 6), kernel=(1, 1)),
-    Problem(batch=2039, channels=9, size=(7, 5), kernel=(1, 1), stride=(2, 2), bias=True),
-    Problem(batch=2039, channels=3, size=(13, 6), kernel=(4, 4), padding=(1, 1, 1, 1)),
+    Problem(batch=1021, channels=9, size=(7, 5), kernel=(1, 1), stride=(2, 2), bias=True),
+    Problem(batch=509, channels=3, size=(13, 6), kernel=(4, 4), padding=(1, 1, 1, 1)),
     Problem(batch=509, channels=1, size=(14, 7), kernel=(5, 5), padding=(2, 2, 2, 2), bias=True),
     Problem(batch=1021, channels=2, size=(3, 3), kernel=(2, 2), stride=(2, 2)),
     Problem(batch=509, channels=16, size=(4, 4), padding=(1, 1, 1, 1), bias=True),
     Problem(batch=1021, channels=4, size=(5, 8), stride=(2, 2), padding=(1, 1, 1, 1)),
-    Problem(batch=2039, channels=2, size=(9, 7), dilation=(2, 2), padding=(2, 2, 2, 2)),
+    Problem(batch=509, channels=2, size=(9, 7), dilation=(2, 2), padding=(2, 2, 2, 2)),
 ]
 
 
