@@ -258,4 +258,14 @@ __device__ inline void wait_until_sent() {
 #endif
 }
 
+// Waits until the place of the next results is free, where places, `result_bytes` apart, take
+// turns, or where there is one (0); a barrier must follow.
+__device__ inline void wait_for_place(int result_bytes) {
+  if (result_bytes == 0) {
+    wait_until_sent<0>();
+  } else {
+    wait_until_sent<1>();
+  }
+}
+
 }  // namespace dwconv

@@ -78,13 +78,7 @@ class Pipeline {
     return grid_.g.results_at + (left_ & 1) * grid_.g.result_bytes;
   }
   // Waits until that place is free; a barrier must follow.
-  __device__ void wait_for_place() const {
-    if (grid_.g.result_bytes == 0) {
-      wait_until_sent<0>();
-    } else {
-      wait_until_sent<1>();
-    }
-  }
+  __device__ void wait_for_place() const { dwconv::wait_for_place(grid_.g.result_bytes); }
 
   // The unit's stage, once it has arrived. All threads of the block have then left the unit before,
   // and its stage is filled anew.
