@@ -19,6 +19,11 @@ import digits
 import numpy
 import torch
 import torch.distributed as dist
+
+# Before a process group exists: this module's functions keep the one they find as a default
+# argument. DistributedDataParallel imports it, and the threads of a group that is kept outlive
+# destroy_process_group; one that still frees a tensor when Python has ended aborts the process.
+import torch.distributed.nn
 from matplotlib.figure import Figure
 from torch import nn
 from torch.nn import functional as F

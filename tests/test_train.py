@@ -3,12 +3,15 @@
 import importlib
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from types import ModuleType
 
 import numpy
 import pytest
 import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 for requirement in ("matplotlib", "sklearn", "tqdm"):
     pytest.importorskip(requirement)
@@ -108,6 +111,18 @@ def test_two_processes_compute_what_one_does(
     assert status == 0, stderr
     assert stdout.count("largest difference") == 1, "only one process prints"
     numpy.testing.assert_allclose(losses(tmp_path), losses(alone[0]), rtol=0, atol=ROUNDING)
+
+
+def test_frees_its_process_group(train: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group's threads end with it. One that outlived the interpreter would abort the process."""
+    for name in ("RANK", "LOCAL_RANK", "MASTER_PORT"):
+        monkeypatch.setenv(name, "0")  # port 0: any that is free
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    with train.join_processes("cpu"):
+        group = weakref.ref(dist.group.WORLD)
+        DistributedDataParallel(torch.nn.Linear(1, 1))
+    assert group() is None
 
 
 @pytest.mark.gpu
