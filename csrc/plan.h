@@ -52,6 +52,7 @@ struct Tiling {
   int places = 2;       // of results on their way out of shared memory
   bool served = false;  // a warp more loads units and sends results
 
+  constexpr int block_threads() const { return threads + (served ? 32 : 0); }
   constexpr bool operator==(const Tiling&) const = default;
 };
 

@@ -82,6 +82,13 @@ class Dealer {
       unit.group += step_outer_ + add(unit.image, step_middle_ + carry, middles);
     }
   }
+  // So many units on. Who needs a unit that is yet to come finds it anew each time: registers are
+  // what the kernels have least of.
+  __device__ void advance(Unit& unit, int count) const {
+#pragma unroll 1
+    for (int i = 0; i < count; ++i)
+      advance(unit);
+  }
 
  private:
   // Of a run, counted by teams.

@@ -188,14 +188,11 @@ class Served {
     }
     return unit;
   }
-  // Loads the unit that comes `ahead` units after the present one. It is found anew each time:
-  // registers are what the kernels have least of.
+  // Loads the unit that comes `ahead` units after the present one.
   __device__ void start(int ahead, int slot) {
     if (ahead >= left_ || threadIdx.x > 0) return;
     Unit unit = unit_;
-#pragma unroll 1
-    for (int i = 0; i < ahead; ++i)
-      grid_.dealer.advance(unit);
+    grid_.dealer.advance(unit, ahead);
     auto run = source_(unit);
     run.shared = stage_of(slot);
     load_run(run, full(slot));
@@ -291,15 +288,12 @@ class Together {
   __device__ char* stage_of(int slot) const {
     return shared_ + grid_.g.stages_at + slot * grid_.g.stage_bytes;
   }
-  // Loads the unit that comes `ahead` units after the present one. It is found anew each time:
-  // registers are what the kernels have least of.
+  // Loads the unit that comes `ahead` units after the present one.
   __device__ void start(int ahead, int slot) {
     if (ahead >= left_) return loader_.skip();
     if (!loader_.loads()) return;
     Unit unit = unit_;
-#pragma unroll 1
-    for (int i = 0; i < ahead; ++i)
-      grid_.dealer.advance(unit);
+    grid_.dealer.advance(unit, ahead);
     loader_.load(slot, [&](int) {
       auto run = source_(unit);
       run.shared = stage_of(slot);

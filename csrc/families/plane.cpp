@@ -100,7 +100,7 @@ Candidate search(const Problem& problem, const Arch& arch) {
     const int resident =
         std::min({weight ? blocks * kMaxThreads / tiling.threads : blocks,
                   most_blocks(arch.compute_capability), blocks_that_fit(arch, g.shared_bytes)});
-    consider_deals(best, problem, arch, g, tiling, resident, false,
+    consider_deals(best, problem, arch, g, tiling, resident,
                    [&](const Deal& dealt) { return estimate(problem, arch, g, tiling, dealt); });
   };
   // Channels in groups as equal as can be; of few channels, several images.

@@ -117,9 +117,9 @@ double estimate(const Problem& problem, const Arch& arch, const Geometry& g, con
   // The warp that serves brings filters, some at a time; where all compute together, they all do.
   const double numbers = g.channels * static_cast<double>(problem.taps());
   const double filters_us = pace.filters_us * (served ? std::ceil(numbers / 128) : 1);
-  const double compute = deal.one_group ? unit_us * runs
-                         : served       ? std::max(unit_us, filters_us + kServeUs) * runs
-                                        : (unit_us + filters_us) * runs;
+  double compute = runs * unit_us;
+  if (!deal.one_group)
+    compute = runs * (served ? std::max(unit_us, filters_us + kServeUs) : unit_us + filters_us);
 
   // Rows that neighbouring bands read twice come from the L2 and count a quarter.
   const double source_rows = g.whole() ? g.h.source : std::min(g.h.source, g.h.reach(g.rows));
@@ -137,17 +137,17 @@ double estimate(const Problem& problem, const Arch& arch, const Geometry& g, con
                                                   : kRuns);
   // At first nothing can be computed, and at last nothing is left to load.
   const double ends = std::min(blocks, units) * loaded / rate + unit_us;
-  double us = kLaunchUs +
-              (weight   ? kWeightUs
-               : served ? filters_us
-                        : 0) +
-              std::max(memory, compute) + 0.1 * std::min(memory, compute) + pace.ends * ends;
+  double us = kLaunchUs;
+  if (weight) us += kWeightUs;
+  if (served) us += filters_us;
+  us = us + std::max(memory, compute) + 0.1 * std::min(memory, compute) + pace.ends * ends;
   // Partial sums are written, and read back from the L2.
   if (weight && !deal.whole_groups) {
     const Partials partials = partials_of(problem, g, deal.blocks, false);
     us += kSumUs + static_cast<double>(partials.bytes()) / rate;
   }
-  return us * (weight && tiling.stages > 2 ? kThirdStage : served ? kServedMargin : 1);
+  if (weight && tiling.stages > 2) us *= kThirdStage;
+  return served ? us * kServedMargin : us;
 }
 
 // Tiles to choose from; where geometry() knows the height, there is one.
@@ -173,14 +173,12 @@ Candidate search(const Problem& problem, const Arch& arch) {
   const auto consider = [&](const Tiling& tiling) {
     const Geometry g = geometry(problem, tiling);
     if (g.round == 0 || g.shared_bytes > shared_per_block(arch)) return false;
-    const int threads = tiling.threads + (tiling.served ? 32 : 0);
-    if (threads > kMaxThreads || (tiling.served && !may_be_served(problem, arch, g))) return false;
     const int blocks = by_phases(problem)
                            ? kStepBlocks
                            : resident_blocks(g.access, g.tile_rows, g.filter_rows, g.w.kernel);
-    const int resident =
-        std::min(blocks * kMaxThreads / threads, blocks_that_fit(arch, g.shared_bytes));
-    consider_deals(best, problem, arch, g, tiling, resident, tiling.served,
+    const int resident = std::min(blocks * kMaxThreads / tiling.block_threads(),
+                                  blocks_that_fit(arch, g.shared_bytes));
+    consider_deals(best, problem, arch, g, tiling, resident,
                    [&](const Deal& dealt) { return estimate(problem, arch, g, tiling, dealt); });
     return true;
   };
@@ -214,8 +212,14 @@ Candidate search(const Problem& problem, const Arch& arch) {
       if (!consider(tiling)) break;
     }
   };
+  const auto consider_all = [&](const Tiling& tiling) {
+    consider_planes(tiling);
+    consider_bands(tiling);
+  };
   const Geometry one = geometry(problem, {});
   for (const Tile& tile : tiles_of(problem, one)) {
+    const Geometry of_tile = geometry(problem, {.tile_rows = tile.rows, .columns = tile.columns});
+    const bool servable = may_be_served(problem, arch, of_tile);
     // Units of one to three warps wait too often: N128 C960 7x7 k3 float32 took 30 us forward and
     // 43 for its weight gradient in blocks of 64, and 26 and 37 in larger ones.
     for (const int threads : {128, 192, 224, 256}) {
@@ -225,12 +229,11 @@ Candidate search(const Problem& problem, const Arch& arch) {
                       .threads = threads,
                       .tile_rows = tile.rows,
                       .columns = tile.columns};
-        for (const bool served : {false, true}) {
-          tiling.served = served;
-          if (served) tiling.threads -= 32;  // in all as many
-          consider_planes(tiling);
-          consider_bands(tiling);
-        }
+        consider_all(tiling);
+        if (!servable) continue;
+        tiling.served = true;
+        tiling.threads -= 32;  // in all as many
+        consider_all(tiling);
       }
     }
   }
@@ -268,10 +271,7 @@ Answer plan_launch(const Kernel& kernel, const Problem& problem, const Arch& arc
   if (auto reason = refuse(problem)) return *std::move(reason);
   const Candidate best = search(problem, arch);
   if (best.us < 0) return "its rows do not fit the shared memory of the device";
-  const Geometry g = geometry(problem, best.tiling);
-  Plan plan = plan_of(kernel, problem, arch, best, g);
-  if (best.tiling.served) plan.threads += 32;
-  return plan;
+  return plan_of(kernel, problem, arch, best, geometry(problem, best.tiling));
 }
 
 }  // namespace

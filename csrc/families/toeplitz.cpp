@@ -113,7 +113,7 @@ Candidate search(const Problem& problem, const Arch& arch) {
     if (g.shared_bytes > shared_per_block(arch)) return false;
     const int resident =
         std::min(resident_blocks(g.access, weight), blocks_that_fit(arch, g.shared_bytes));
-    consider_deals(best, problem, arch, g, tiling, resident, false,
+    consider_deals(best, problem, arch, g, tiling, resident,
                    [&](const Deal& dealt) { return estimate(problem, arch, g, tiling, dealt); });
     return true;
   };

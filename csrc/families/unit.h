@@ -160,8 +160,13 @@ constexpr Deal claimed(const Deal& in_turn, std::int64_t units, std::int64_t gro
   deal.longest = static_cast<double>(units) / static_cast<double>(in_turn.blocks) + 0.5;
   return deal;
 }
-// With fewer units a block hardly gets one that another would have had.
+// With fewer units a block hardly gets one that another would have had. Claimed units are counted
+// in 32 bits.
 inline constexpr int kClaimedUnits = 6;
+constexpr bool worth_claiming(const Deal& claims, std::int64_t units) {
+  return claims.queues <= kMaxQueues && units >= kClaimedUnits * claims.blocks &&
+         units < std::int64_t{1} << 31;
+}
 
 // A team of blocks for each group of channels: a cluster, whose blocks read each other's sums from
 // shared memory, so that no second kernel has to add them. Clusters are of up to 8 blocks wherever
@@ -195,10 +200,10 @@ struct Candidate {
 };
 
 // Keeps the better of `best` and a tiling of which `resident` blocks fit a multiprocessor, dealt
-// out as `estimate(deal)` likes best. `may_claim`: its kernel can claim units.
+// out as `estimate(deal)` likes best. Only blocks that are served can claim units.
 template <typename Geometry, typename Estimate>
 void consider_deals(Candidate& best, const Problem& problem, const Arch& arch, const Geometry& g,
-                    const Tiling& tiling, int resident, bool may_claim, const Estimate& estimate) {
+                    const Tiling& tiling, int resident, const Estimate& estimate) {
   const auto consider = [&](const Deal& dealt) {
     const double us = estimate(dealt);
     if (best.us < 0 || us < best.us) best = {tiling, dealt, us};
@@ -222,8 +227,7 @@ void consider_deals(Candidate& best, const Problem& problem, const Arch& arch, c
       if (dealt.blocks == 0) continue;
       consider(dealt);
       const Deal claims = claimed(dealt, g.units, g.groups);
-      if (may_claim && claims.queues <= kMaxQueues && g.units >= kClaimedUnits * dealt.blocks)
-        consider(claims);
+      if (tiling.served && worth_claiming(claims, g.units)) consider(claims);
     }
   }
   consider(deal_runs(g.groups, per_group, all, false));
@@ -264,7 +268,7 @@ Plan plan_of(const Kernel& kernel, const Problem& problem, const Arch& arch, con
   Plan plan;
   plan.kernel = &kernel;
   plan.blocks = best.deal.blocks;
-  plan.threads = best.tiling.threads;
+  plan.threads = best.tiling.block_threads();
   plan.whole_groups = best.deal.whole_groups;
   plan.in_turn = best.deal.in_turn;
   plan.queues = best.deal.queues;
