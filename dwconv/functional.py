@@ -194,11 +194,13 @@ def _kept(
 
 def _exact(*numbers: Any) -> bool:
     """Whether equal numbers are the same arguments. A dict takes True and 1.0 for 1, we do not."""
-    return all(
-        type(number) in (int, str)
-        or (type(number) is tuple and all(type(one) is int for one in number))
-        for number in numbers
-    )
+    for number in numbers:
+        if type(number) is tuple:  # a pair, or of one: others were refused
+            if type(number[0]) is not int or type(number[-1]) is not int:
+                return False
+        elif type(number) is not int and type(number) is not str:
+            return False
+    return True
 
 
 def convolve(

@@ -83,7 +83,7 @@ class DepthwiseConv2d(nn.Conv2d):
             out_channels,
             kernel_sizes,
             strides,
-            padding if isinstance(padding, str) else (top, left),
+            padding if isinstance(padding, str) else pair((top, left), "padding", 0),
             dilations,
             groups=in_channels,
             bias=bias,

@@ -2,6 +2,7 @@
 what is wrong; and no other call passes for it."""
 
 import gc
+import pickle
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -181,6 +182,22 @@ def test_a_layer_that_is_changed(device: torch.device) -> None:
     layer.half()
     with pytest.raises(TypeError, match="weight must have input's dtype"):
         layer(x)
+
+
+def test_layers_that_are_alike(device: torch.device, checks: list[Any]) -> None:
+    """Of the first one is remembered what the others are told by: their numbers, at a glance."""
+    layers = [DepthwiseConv2d(3, 3, 3, padding=[1, 1], device=device) for _ in range(2)]
+    x = torch.randn(2, 3, 9, 9, device=device)
+    layers[0](x)
+    before = len(checks)
+    copied = pickle.loads(pickle.dumps(layers[0]))
+    for layer in (*layers, copied):
+        assert torch.equal(layer(x), layer(x))
+    assert len(checks) == before
+    assert all(
+        getattr(layers[0], name) is getattr(layers[1], name)
+        for name in ("stride", "padding", "dilation")
+    )
 
 
 def test_autocast_and_back(valid: dict[str, Any], device: torch.device) -> None:
