@@ -17,11 +17,17 @@ inline void check(cudaError_t status, const char* what) {
 // To be called after each launch.
 inline void check_launch(const char* kernel) { check(cudaGetLastError(), kernel); }
 
-// Lets a kernel have this much dynamic shared memory; without the call it gets 48 KiB at most.
+// Lets a kernel have this much dynamic shared memory (without the call it gets 48 KiB at most), and
+// gives multiprocessors all the shared memory they have: left to itself the driver may make room
+// for fewer blocks than fit.
 template <typename Kernel>
 void allow_shared(Kernel* kernel, int bytes) {
-  if (bytes <= 48 << 10) return;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+  if (bytes > 48 << 10) {
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+          "shared memory");
+  }
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                             cudaSharedmemCarveoutMaxShared),
         "shared memory");
 }
 
