@@ -221,7 +221,8 @@ def test_channels_have_a_team_of_blocks(family: str) -> None:
     ("problem", "pass_", "dtype", "family", "last"),
     [
         (TEAMS["tile"][1], "backward_weight", "float32", "tile", True),
-        (TEAMS["tile"][1], "forward", "float32", "tile", False),
+        (TEAMS["tile"][1], "forward", "float32", "tile", True),
+        (TEAMS["tile"][1], "backward_input", "float32", "tile", False),
         (
             Problem(batch=128, channels=144, size=(56, 56)),
             "backward_weight",
@@ -231,20 +232,20 @@ def test_channels_have_a_team_of_blocks(family: str) -> None:
         ),
         (Problem(channels=9, size=(300, 300)), "backward_weight", "float32", "tile", False),
         (
-            Problem(batch=9, channels=144, size=(56, 56), stride=(2, 2)),
+            Problem(batch=64, channels=144, size=(56, 56), stride=(2, 2)),
             "forward",
             "float16",
             "toeplitz",
             True,
         ),
-        (Problem(batch=9, channels=144, size=(56, 56)), "forward", "float16", "toeplitz", False),
+        (Problem(batch=64, channels=144, size=(56, 56)), "forward", "float16", "toeplitz", False),
     ],
-    ids=["small", "forward", "large", "bands", "stride 2", "stride 1"],
+    ids=["small", "forward", "input gradient", "large", "bands", "stride 2", "stride 1"],
 )
 def test_who_reads_for_the_last_time(
     problem: Problem, pass_: str, dtype: str, family: str, last: bool
 ) -> None:
-    """Weight gradients, and toeplitz's forward with stride 2, of whole planes up to some size."""
+    """Weight gradients and forward passes, of whole planes up to some size."""
     assert plan(problem, pass_, dtype, family)["last_use"] == last
 
 

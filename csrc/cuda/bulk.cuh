@@ -64,13 +64,13 @@ __device__ inline void bulk_load(std::uint32_t shared, const void* global, unsig
 }
 __device__ inline void bulk_load(std::uint32_t shared, const void* global, unsigned bytes,
                                  std::uint32_t barrier, Use use) {
-  std::uint64_t any, last;
-  asm volatile("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(any));
+  if (use == Use::any) return bulk_load(shared, global, bytes, barrier);
+  std::uint64_t last;
   asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(last));
   asm volatile(
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
       "[%0], [%1], %2, [%3], %4;" ::"r"(shared),
-      "l"(global), "r"(bytes), "r"(barrier), "l"(use == Use::last ? last : any)
+      "l"(global), "r"(bytes), "r"(barrier), "l"(last)
       : "memory");
 }
 __device__ inline void bulk_store(void* global, std::uint32_t shared, unsigned bytes) {

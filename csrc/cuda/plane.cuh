@@ -17,6 +17,7 @@ inline constexpr int kMostBlocks = most_blocks(0);  // the host launches, and co
 struct Convolution {
   Grid grid;
   bool mirrored;  // turn the filters round
+  Use use;        // of the source
 };
 
 // The filter of a lane's channel as its walk meets it, by way of a stage that is not in use. A
@@ -107,7 +108,7 @@ __global__ void __launch_bounds__(kLanes,
   __syncwarp();
   const auto stage = [&](int slot) { return shared + slot * g.stage_bytes; };
   const auto load = [&](int slot, const Unit& of) {
-    loader.load(slot, [&](int i) { return grid.run(source, of, i, stage(slot)); });
+    loader.load(slot, p.use, [&](int i) { return grid.run(source, of, i, stage(slot)); });
   };
   load(0, unit);
 
@@ -180,7 +181,7 @@ void launch_convolve(const Problem& problem, const Plan& plan, const Tensors& te
   using S = Scalar<dtype>;
   const bool mirrored = problem.pass == Pass::backward_input;
   const Geometry g = geometry(problem, plan.tiling);
-  const Convolution p{Grid(g, problem, plan), mirrored};
+  const Convolution p{Grid(g, problem, plan), mirrored, use_of(plan)};
   const auto kernel = choose<Convolutions<S>>(g, problem);
   launch_convolution<S>("plane convolve", kernel, p, problem, plan, tensors, stream);
 }

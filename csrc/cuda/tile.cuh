@@ -15,6 +15,7 @@ namespace dwconv::tile {
 struct Convolution {
   Grid grid;
   bool mirrored;  // turn the filters round
+  Use use;        // of the source
 };
 
 // Adds `filter_rows` rows of the filter to a tile. `row` is the image row of the first one, `at`
@@ -84,7 +85,7 @@ __global__ void __launch_bounds__(kMaxThreads,
   const auto* zeros = reinterpret_cast<const Type*>(shared + g.zeros_at);
   zero_shared(shared + g.zeros_at, kZeroBytes);
   auto walk = walk_over<may_be_served(A::value, kernel_w, S::dtype)>(
-      grid, claims, shared, source_of, result_of, store_filters);
+      grid, claims, p.use, shared, source_of, result_of, store_filters);
   if (walk.serves()) return walk.serve();
   const int workers = walk.workers();
   const Item first_item = item_at(grid, threadIdx.x);
@@ -190,7 +191,7 @@ void launch_convolve(const Problem& problem, const Plan& plan, const Tensors& te
   using S = Scalar<dtype>;
   const bool mirrored = problem.pass == Pass::backward_input;
   const Geometry g = geometry(problem, plan.tiling);
-  const Convolution p{Grid(g, problem, plan), mirrored};
+  const Convolution p{Grid(g, problem, plan), mirrored, use_of(plan)};
   const auto kernel = choose<Convolutions<S>, dtype>(g);
   launch_convolution<S>("tile convolve", kernel, p, problem, plan, tensors, stream,
                         Claims(plan, g.units, claim_counters(plan, stream)));

@@ -56,7 +56,8 @@ __global__ void __launch_bounds__(kMaxThreads, kStepBlocks)
     for (int i = thread; i < grid.channels_of(unit) * taps; i += threads)
       to[i] = S::widen(from[i]);
   };
-  auto walk = walk_over<kernel_h != 0>(grid, claims, shared, source_of, result_of, store_filters);
+  auto walk =
+      walk_over<kernel_h != 0>(grid, claims, Use::any, shared, source_of, result_of, store_filters);
   if (walk.serves()) return walk.serve();
   const int workers = walk.workers();
   const Item first_item = item_at(grid, threadIdx.x);

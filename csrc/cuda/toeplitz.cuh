@@ -254,10 +254,10 @@ __global__ void __launch_bounds__(kThreads, resident_blocks(A::value, false))
       return Run<const Type>{source + (runs.first + i * grid.source.image),
                              stage + i * g.source_run, i < images ? runs.count : 0};
     };
-    if constexpr (A::mode == Mode::strided) {
-      loader.load(slot, p.use, run);
-    } else {
+    if constexpr (phases) {
       loader.load(slot, run);
+    } else {
+      loader.load(slot, p.use, run);
     }
   };
   int filters_of = -1;

@@ -22,10 +22,11 @@ namespace dwconv {
 template <typename Grid, typename Source, typename Result, typename Filters>
 class Served {
  public:
-  __device__ Served(const Grid& grid, const Claims& claims, char* shared, const Source& source,
-                    const Result& result, const Filters& filters)
+  __device__ Served(const Grid& grid, const Claims& claims, Use use, char* shared,
+                    const Source& source, const Result& result, const Filters& filters)
       : grid_(grid),
         claims_(claims),
+        use_(use),
         shared_(shared),
         source_(source),
         result_(result),
@@ -76,7 +77,7 @@ class Served {
         if (next.group < 0) {
           arrive_at(full(slot_));
         } else {
-          load_run(in, full(slot_));
+          load_run(in, full(slot_), use_);
         }
       }
       // All lanes arrive, for each of them has read or written.
@@ -195,7 +196,7 @@ class Served {
     grid_.dealer.advance(unit, ahead);
     auto run = source_(unit);
     run.shared = stage_of(slot);
-    load_run(run, full(slot));
+    load_run(run, full(slot), use_);
   }
   __device__ void advance() {
     if (++slot_ == grid_.stages) {
@@ -208,6 +209,7 @@ class Served {
 
   const Grid& grid_;
   const Claims& claims_;
+  const Use use_;
   char* shared_;
   const Source& source_;
   const Result& result_;
@@ -226,9 +228,10 @@ class Served {
 template <typename Grid, typename Source, typename Result, typename Filters>
 class Together {
  public:
-  __device__ Together(const Grid& grid, char* shared, const Source& source, const Result& result,
-                      const Filters& filters)
+  __device__ Together(const Grid& grid, Use use, char* shared, const Source& source,
+                      const Result& result, const Filters& filters)
       : grid_(grid),
+        use_(use),
         shared_(shared),
         source_(source),
         result_(result),
@@ -294,7 +297,7 @@ class Together {
     if (!loader_.loads()) return;
     Unit unit = unit_;
     grid_.dealer.advance(unit, ahead);
-    loader_.load(slot, [&](int) {
+    loader_.load(slot, use_, [&](int) {
       auto run = source_(unit);
       run.shared = stage_of(slot);
       return run;
@@ -302,6 +305,7 @@ class Together {
   }
 
   const Grid& grid_;
+  const Use use_;
   char* shared_;
   const Source& source_;
   const Result& result_;
@@ -314,17 +318,17 @@ class Together {
 };
 
 template <bool may_be_served, typename Grid, typename Source, typename Result, typename Filters>
-__device__ inline auto walk_over(const Grid& grid, const Claims& claims, char* shared,
+__device__ inline auto walk_over(const Grid& grid, const Claims& claims, Use use, char* shared,
                                  const Source& source, const Result& result,
                                  const Filters& filters) {
 #if __CUDA_ARCH__ >= 900
   if constexpr (may_be_served) {
-    return Served(grid, claims, shared, source, result, filters);
+    return Served(grid, claims, use, shared, source, result, filters);
   } else {
-    return Together(grid, shared, source, result, filters);
+    return Together(grid, use, shared, source, result, filters);
   }
 #else
-  return Together(grid, shared, source, result, filters);
+  return Together(grid, use, shared, source, result, filters);
 #endif
 }
 

@@ -182,11 +182,7 @@ Answer plan_launch(const Kernel& kernel, const Problem& problem, const Arch& arc
   if (auto reason = refuse(problem, arch)) return *std::move(reason);
   const Candidate best = search(problem, arch);
   if (best.us < 0) return "its rows do not fit the shared memory of the device";
-  const Geometry g = geometry(problem, best.tiling);
-  Plan plan = plan_of(kernel, problem, arch, best, g);
-  // The forward pass too, where it reads four times what it writes.
-  if (g.access.mode == Mode::strided) plan.last_use = reads_last(problem, g);
-  return plan;
+  return plan_of(kernel, problem, arch, best, geometry(problem, best.tiling));
 }
 
 }  // namespace

@@ -247,18 +247,24 @@ constexpr Partials partials_of(const Problem& problem, const Geometry& g, std::i
                         .whole = whole_groups});
 }
 
-// What a weight gradient reads, it is the last to read in most networks. Where those lines go
-// first, it leaves the L2 as it is: in float16, N128 C576 14x14 k3 took 40 us and then 34, 56x56 k7
-// 86 and then 80. With stride 2 the forward pass reads four times what it writes (56x56 k5, 66 and
-// 62). Larger tensors gain nothing by it (float32 56x56 C144, 462 MB: 181 and 182), nor do bands,
-// which share rows (112x112 stride 2: 283 and 292).
+// What a weight gradient reads, it is the last to read in most networks, and what the forward pass
+// reads is wanted again much later, if at all. Where those lines go first, the L2 keeps what others
+// left there, and need not write it back just now: in float16 the weight gradients of N128 C576
+// 14x14 k3 took 40 us and then 34, of 56x56 k7 86 and then 80; 126 random forward passes below 80
+// MB gain 2.5 %. Those of larger tensors lose as much, but with stride 2 they read four times what
+// they write (float16 56x56 k5, 66 and 62). The largest gain nothing by it (weight gradient of
+// float32 56x56 C144, 462 MB: 181 and 182), nor do bands, which share rows (112x112 stride 2: 283
+// and 292). The gradient that an input gradient reads, the weight gradient will read next.
 constexpr std::int64_t kLastUseBytes = 400 << 20;
+constexpr std::int64_t kLastUseDenseBytes = 64 << 20;  // of a forward pass with stride 1
 
 template <typename Geometry>
 constexpr bool reads_last(const Problem& problem, const Geometry& g) {
+  if (problem.pass == Pass::backward_input || g.bands > 1) return false;
+  const bool dense = problem.pass == Pass::forward && problem.h.stride == 1;
   const std::int64_t bytes =
       (problem.input_numel() + problem.output_numel()) * size_of(problem.dtype);
-  return g.bands == 1 && bytes < kLastUseBytes;
+  return bytes < (dense ? kLastUseDenseBytes : kLastUseBytes);
 }
 
 // The plan of the best tiling, of which `g` is the geometry.
@@ -273,7 +279,7 @@ Plan plan_of(const Kernel& kernel, const Problem& problem, const Arch& arch, con
   plan.in_turn = best.deal.in_turn;
   plan.queues = best.deal.queues;
   plan.team = best.deal.team;
-  plan.last_use = problem.pass == Pass::backward_weight && reads_last(problem, g);
+  plan.last_use = reads_last(problem, g);
   plan.tiling = best.tiling;
   plan.estimate_us = best.us;
   if (problem.pass == Pass::backward_weight && !plan.whole_groups) {
