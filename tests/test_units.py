@@ -22,25 +22,29 @@ from dwconv import _C
 ForceKernel = Callable[[str | None], None]
 every_pass = pytest.mark.parametrize("pass_", PASSES)
 
-# Threads of the tile family take several columns of float32, which share what they read: filters
-# of each width, strides, dilations, columns that are no multiple of theirs.
-SHARED_COLUMNS = [
-    Problem(
+
+def many_planes(
+    size: tuple[int, int], kernel: tuple[int, int], stride: int, dilation: int
+) -> Problem:
+    """Units of it hold several planes. Padded by half of what the filter spans."""
+    rows, columns = (dilation * (length // 2) for length in kernel)
+    return Problem(
         batch=64,
         channels=24,
         size=size,
         kernel=kernel,
         stride=(stride, stride),
         dilation=(dilation, dilation),
-        padding=(
-            rows := dilation * (kernel[0] // 2),
-            rows,
-            columns := dilation * (kernel[1] // 2),
-            columns,
-        ),
+        padding=(rows, rows, columns, columns),
         bias=stride == 1,
     )
-    for size, kernel, stride, dilation in [
+
+
+# Threads of the tile family take several columns of float32, which share what they read: filters
+# of each width, strides, dilations, columns that are no multiple of theirs.
+SHARED_COLUMNS = [
+    many_planes(*shape)
+    for shape in [
         ((29, 25), (3, 3), 1, 1),
         ((27, 51), (4, 4), 1, 1),
         ((31, 45), (5, 5), 1, 1),
@@ -56,6 +60,26 @@ SHARED_COLUMNS = [
         ((27, 28), (7, 7), 1, 3),
         ((37, 32), (11, 11), 1, 2),
         ((35, 33), (5, 6), 1, 4),
+    ]
+]
+# And fewer where a dilation leaves few, in 16 bits too.
+FEW_COLUMNS = [
+    many_planes(*shape)
+    for shape in [
+        ((33, 33), (3, 3), 1, 6),
+        ((25, 31), (3, 3), 1, 12),
+        ((67, 17), (5, 3), 1, 4),
+        ((9, 52), (1, 3), 1, 3),
+    ]
+]
+# Most rows of the filters meet no row of the image.
+FEW_ROWS = [
+    many_planes(*shape)
+    for shape in [
+        ((6, 52), (10, 11), 1, 3),
+        ((5, 41), (11, 9), 1, 1),
+        ((7, 30), (3, 3), 1, 5),
+        ((4, 24), (7, 7), 1, 1),
     ]
 ]
 
@@ -128,6 +152,12 @@ def test_threads_take_several_columns(problem: Problem, pass_: str) -> None:
     """In float32; in 16 bits such filters are for the tensor cores."""
     assert plan(problem, pass_, "float32", "tile")["tiling"]["columns"] == 5
     assert plan(problem, pass_, "float16", "tile")["tiling"]["columns"] in (1, 4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("pass_", ["forward", "backward_weight"])
+def test_threads_take_few_columns(pass_: str, dtype: str) -> None:
+    assert plan(FEW_COLUMNS[0], pass_, dtype, "tile")["tiling"]["columns"] == 3
 
 
 @every_pass
@@ -275,6 +305,16 @@ def test_teams_are_exact_and_repeatable(family: str, force_kernel: ForceKernel) 
 @pytest.mark.parametrize("problem", SHARED_COLUMNS, ids=lambda problem: problem.id)
 def test_several_columns_are_exact(problem: Problem, pass_: str, force_kernel: ForceKernel) -> None:
     check(problem, pass_, "float32", "tile", force_kernel)
+
+
+@pytest.mark.gpu
+@every_pass
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("problem", FEW_COLUMNS + FEW_ROWS, ids=lambda problem: problem.id)
+def test_few_columns_and_rows_are_exact(
+    problem: Problem, dtype: str, pass_: str, force_kernel: ForceKernel
+) -> None:
+    check(problem, pass_, dtype, "tile", force_kernel)
 
 
 @pytest.mark.gpu

@@ -15,7 +15,12 @@ auto choose_narrow(const Geometry& g, std::integer_sequence<int, width...>) {
     if (g.w.kernel != kernel_w) return;
     found = Kernels::template of<kernel_w, OneColumn<mode>>(g);
     if constexpr (has_sharing_columns(dtype, kernel_w)) {
-      if (g.access.columns > 1) found = Kernels::template of<kernel_w, SharingColumns<mode>>(g);
+      if (g.access.columns == kSharingColumns)
+        found = Kernels::template of<kernel_w, SharingColumns<mode>>(g);
+    }
+    if constexpr (has_few_columns(mode, kernel_w)) {
+      if (g.access.columns == kFewColumns)
+        found = Kernels::template of<kernel_w, FewColumns<mode>>(g);
     }
   };
   (consider.template operator()<width + 1>(), ...);

@@ -10,15 +10,18 @@ namespace dwconv::tile {
 
 // Geometry as kernels want it.
 struct Grid : UnitGrid<Geometry> {
-  SmallDivisor strips, column_classes, row_tiles, row_classes, plane_items, unit_channels;
+  int zero = 0;  // see TileRow
+  // Either of a unit's planes or of the tiles of one there are `inner` in a row, and `neighbours`
+  // tiles that follow each other are of one plane.
+  SmallDivisor strips, column_classes, row_classes, inner, neighbours, unit_channels;
 
   Grid(const Geometry& geometry, const Problem& problem, const Plan& plan)
       : UnitGrid(geometry, problem, plan),
         strips(g.strips),
         column_classes(g.column_classes),
-        row_tiles(g.row_tiles),
         row_classes(g.row_classes),
-        plane_items(g.plane_items),
+        inner(g.by_level ? g.round_planes : g.row_tiles),
+        neighbours(g.by_level ? g.level_items : g.plane_items),
         unit_channels(g.channels) {}
 
   __device__ int planes(const Unit& unit) const { return channels_of(unit) * images_of(unit); }
@@ -35,21 +38,26 @@ struct Grid : UnitGrid<Geometry> {
   }
 };
 
-// A tile of a unit. With a dilation the last columns may be beyond the image.
+// A tile of a unit. The last planes may be missing, and with a dilation the last columns beyond the
+// image.
 struct Item {
   int plane;
   int row;  // of its first result, in the band
   int column;
 };
 
+// Whether tiles may go level by level is known when compiled only where it was measured to matter,
+// for what ptxas makes of it.
+template <bool may_go_by_level>
 __device__ inline Item item_at(const Grid& grid, int index) {
   Item item;
   int strip = grid.strips.remainder(index);
   const int column_class = grid.column_classes.remainder(strip);
   item.column = column_class + strip * grid.g.access.columns * grid.g.column_classes;
-  const int tile = grid.row_tiles.remainder(index);
   const int row_class = grid.row_classes.remainder(index);
-  item.plane = index;
+  const int first = grid.inner.remainder(index);
+  item.plane = may_go_by_level && grid.g.by_level ? first : index;
+  const int tile = may_go_by_level && grid.g.by_level ? index : first;
   item.row = row_class + tile * grid.g.tile_rows * grid.g.h.dilation;
   return item;
 }
@@ -84,16 +92,23 @@ __device__ inline void store_unit(typename S::Type* at, const float* values) {
 // loaded while the other is used.
 template <typename S, int kernel_w, typename A>
 class TileRow {
+  using Type = typename S::Type;
+
  public:
-  __device__ TileRow(int column, const Window& w)
-      : step_(A::mode == Mode::dilated ? w.dilation : 1),
-        first_(A::unit == 1 ? column * w.stride - w.pad : column - kLeft) {
+  // `zero` is one that the compiler does not know.
+  __device__ TileRow(int column, const Window& w, int zero)
+      : step_bytes_(w.dilation * kBytes),
+        first_(A::unit == 1 ? column * w.stride - w.pad : column - kLeft),
+        zero_(zero) {
+    const int step = A::mode == Mode::dilated ? w.dilation : A::unit;
+    // Not known to be elements: otherwise each address would take two instructions, not one.
+    if (A::mode == Mode::dilated) asm("" : "+r"(step_bytes_));
 #pragma unroll
     for (int i = 0; i < kUnits; ++i) {
       const bool inside =
-          static_cast<unsigned>(first_ + i * A::unit * step_) < static_cast<unsigned>(w.source);
+          static_cast<unsigned>(first_ + i * step) < static_cast<unsigned>(w.source);
       if (kSharing) {
-        bits_ |= static_cast<std::uint32_t>(inside) << i;
+        bits_ |= static_cast<std::uint32_t>(inside) << bit(i);
       } else {
         inside_[i] = inside;
       }
@@ -105,31 +120,27 @@ class TileRow {
         values_[set][i] = 0;
   }
 
-  // Loads a row, `row` being its column 0, and says whether it counts. One that is not there is
-  // skipped by tiles of one column: a warp is on few rows, of which many may be outside. Others
-  // read zeros instead: without a branch, loads of the rows to come are under way while others are
-  // used.
-  __device__ bool load(int parity, const typename S::Type* row, bool there,
-                       const typename S::Type* zeros) {
-    static_assert(A::columns == 1 ||
-                  (A::mode == Mode::dilated ? 1 : kUnits * A::unit) * sizeof(typename S::Type) <=
-                      kZeroBytes);
-    if (A::columns == 1 && !there) return false;
-    const typename S::Type* from = A::columns == 1 || there ? row + first_ : zeros;
-    const int step = A::mode != Mode::dilated || there ? step_ : 0;
-    // Unpacked anew for each row: as many predicates as there are elements do not exist, and ptxas
-    // would move them to registers and back.
-    std::uint32_t bits = bits_;
-    if (kSharing) asm volatile("" : "+r"(bits));
+  // Loads a row, `row` being its column 0, and says whether it counts. `zeros` are in shared
+  // memory, as many as a tile reads of a row.
+  __device__ bool load(int parity, const Type* row, bool there, const Type* zeros) {
+    constexpr bool skips = skips_loads(A::value);
+    static_assert(skips || kUnits * A::unit * kBytes <= kZeroBytes);
+    if (skips && !there) return false;
+    const Type* from = skips || there ? row + first_ : zeros;
+    // As many predicates as there are elements do not exist. Of bits that may have changed ptxas
+    // makes them anew, in three instructions; of others it keeps some all along, and moves them to
+    // registers and back for each row: 55 instructions a row of 10x10 float32, and 34 like this.
+    if (kSharing) bits_ += zero_;
 #pragma unroll
     for (int i = 0; i < kUnits; ++i) {
       float* value = &values_[parity % kSets][i * A::unit];
-      // With many elements, zeros that stay would take more registers than there are.
-      if (kSharing) *value = 0;
-      if (kSharing ? (bits >> i & 1) != 0 : inside_[i])
-        load_unit<S, A::unit>(value, from + i * A::unit * step);
+      if (!kZerosStay) *value = 0;
+      if (kSharing ? (bits_ >> bit(i) & 1) != 0 : inside_[i]) load_unit<S, A::unit>(value, from);
+      from = A::mode != Mode::dilated
+                 ? from + A::unit
+                 : reinterpret_cast<const Type*>(reinterpret_cast<const char*>(from) + step_bytes_);
     }
-    return !kSharing || there;
+    return !skips_rows(A::value) || there;
   }
   // The element that tap j of result c reads.
   __device__ float operator()(int parity, int c, int j) const {
@@ -138,12 +149,20 @@ class TileRow {
 
  private:
   static constexpr bool kSharing = A::unit == 1 && A::columns > 1;
+  // With more elements, zeros that stay would take more registers than there are.
+  static constexpr bool kZerosStay = !(kSharing && A::mode == Mode::dense && kernel_w == 11);
+  static constexpr int kBytes = sizeof(Type);
   static constexpr int kSets = 2;
   static constexpr int kLeft = round_up(A::pad, A::unit);
   static constexpr int kUnits =
       A::unit == 1 ? (A::columns - 1) * A::stride + kernel_w
                    : (kLeft + 4 + round_up(kernel_w - 1 - A::pad, A::unit)) / A::unit;
-  int step_, first_;
+  // One instruction makes predicates 1 to 6 of the bits 1 to 6 of a byte.
+  static constexpr int bit(int i) { return i / 6 * 8 + 1 + i % 6; }
+  static_assert(!kSharing || bit(kUnits - 1) < 32);
+
+  int step_bytes_, first_;
+  int zero_;
   std::uint32_t bits_ = 0;
   bool inside_[kUnits];
   float values_[kSets][kUnits * A::unit];
@@ -155,7 +174,7 @@ template <int count, typename S, int kernel_w, typename A, typename Use>
 __device__ inline void walk_rows(TileRow<S, kernel_w, A>& elements, const typename S::Type* at,
                                  int row, RowRange rows, const Window& h, int width,
                                  const typename S::Type* zeros, const Use& use) {
-  constexpr bool ahead = A::columns > 1;
+  constexpr bool ahead = !skips_loads(A::value);
   const int step = A::mode == Mode::dilated ? h.dilation : 1;
   bool there = false;
   if (ahead) there = elements.load(0, at, rows.holds(row), zeros);

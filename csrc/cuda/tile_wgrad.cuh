@@ -18,9 +18,10 @@ template <typename Put>
 __device__ inline void add_threads(const Grid& grid, const float* batch, int roles, int count,
                                    int channels, const Put& put) {
   const Geometry& g = grid.g;
-  // Of a channel, `plane_items` threads of each image.
+  // Of a channel, so many threads each time, and then those of other channels.
   const int entries = g.round / g.channels;
-  const int other_channels = g.channels == 1 ? 0 : (g.channels - 1) * g.plane_items;
+  const int neighbours = grid.neighbours.value();
+  const int other_channels = (g.channels - 1) * neighbours;
   const int outputs = roles * g.channels * count;
   int parts = 1;
   const int threads = static_cast<int>(blockDim.x);
@@ -37,9 +38,9 @@ __device__ inline void add_threads(const Grid& grid, const float* batch, int rol
     const int role = output / g.channels;
     float sum = 0;
     if (in_range) {
-      const float* from = batch + index * threads + role * g.round + channel * g.plane_items;
+      const float* from = batch + index * threads + role * g.round + channel * neighbours;
       for (int entry = part; entry < entries; entry += parts)
-        sum += from[entry + grid.plane_items.quotient(entry) * other_channels];
+        sum += from[entry + grid.neighbours.quotient(entry) * other_channels];
     }
     for (int step = parts / 2; step > 0; step /= 2)
       sum += __shfl_down_sync(0xffffffffu, sum, step);
@@ -66,14 +67,13 @@ __device__ inline float sum_of_item(const Item& item, const Geometry& g,
 }
 
 template <typename S, int kernel_w, int filter_rows, typename A>
-__global__ void __launch_bounds__(kMaxThreads,
-                                  resident_blocks(A::value, kSumRows[static_cast<int>(A::mode)],
-                                                  filter_rows, kernel_w))
+__global__ void __launch_bounds__(kMaxThreads, resident_blocks(A::value, sum_rows_of(A::value),
+                                                               filter_rows, kernel_w))
     sum_units(const WeightGradient p, const typename S::Type* __restrict__ input,
               const typename S::Type* __restrict__ grad_output, float* __restrict__ partial,
               const Gradients<S> result) {
   using Type = typename S::Type;
-  constexpr int tile_rows = kSumRows[static_cast<int>(A::mode)];
+  constexpr int tile_rows = sum_rows_of(A::value);
   constexpr int columns = A::columns;
   extern __shared__ __align__(16) char shared[];
   const Grid& grid = p.grid;
@@ -97,7 +97,15 @@ __global__ void __launch_bounds__(kMaxThreads,
   const int role = static_cast<int>(threadIdx.x) / g.round;
   const int first = static_cast<int>(threadIdx.x) - role * g.round;
   const int first_item = role < g.roles ? first : g.items;
-  const Item item_of_thread = item_at(grid, first);
+  const Item item_of_thread = item_at<true>(grid, first);
+  // To the item that is `i` in its unit, a round later: at the same place of other planes.
+  const auto go_on = [&](Item& item, int i) {
+    if (g.planes > 1) {
+      item.plane += g.round_planes;
+    } else {
+      item = item_at<true>(grid, i);
+    }
+  };
   const bool of_bias = p.partials.bias && role == 0;  // all roles see the same gradient
   float sums[filter_rows][kernel_w] = {};
   float bias_sum = 0;
@@ -113,9 +121,12 @@ __global__ void __launch_bounds__(kMaxThreads,
                            misalignment(grid.result_run(grad_output, unit));
     const int source_plane = rows.count() * g.w.source;
     const int valid_rows = grid.result_rows(unit).count();
-    for (int i = first_item; i < planes * g.plane_items; i += g.round) {
-      const Item item = i == first ? item_of_thread : item_at(grid, i);
-      if (item.row >= valid_rows || item.column >= g.w.result) continue;
+    const auto holds = [&](const Item& item) {
+      return item.plane < planes && item.row < valid_rows && item.column < g.w.result;
+    };
+    Item item = item_of_thread;
+    for (int i = first_item; i < g.items; i += g.round, go_on(item, i)) {
+      if (!holds(item)) continue;
       const Type* from = grad_run + (item.plane * valid_rows + item.row) * g.w.result + item.column;
       float grad[tile_rows][columns];
 #pragma unroll
@@ -138,7 +149,7 @@ __global__ void __launch_bounds__(kMaxThreads,
       const Type* at = run + item.plane * source_plane + (row - rows.first) * g.w.source;
       row += role * filter_rows * g.h.dilation;
       at += role * filter_rows * g.h.dilation * g.w.source;
-      TileRow<S, kernel_w, A> elements(item.column, g.w);
+      TileRow<S, kernel_w, A> elements(item.column, g.w, grid.zero);
       // Rows past the last one loaded belong to taps or results that do not exist.
       walk_rows<(tile_rows - 1) * A::stride + filter_rows>(
           elements, at, row, rows, g.h, g.w.source, zeros, [&](int r) {
@@ -154,8 +165,11 @@ __global__ void __launch_bounds__(kMaxThreads,
           });
     }
     if (of_bias) {
-      for (int i = first_item; i < planes * g.plane_items; i += g.round)
-        bias_sum += sum_of_item<S, tile_rows, columns>(item_at(grid, i), g, grad_run, valid_rows);
+      item = item_of_thread;
+      for (int i = first_item; i < g.items; i += g.round, go_on(item, i)) {
+        if (holds(item))
+          bias_sum += sum_of_item<S, tile_rows, columns>(item, g, grad_run, valid_rows);
+      }
     }
 
     pipeline.advance();

@@ -52,6 +52,24 @@ template <Mode mode>
 using SharingColumns = Fixed<mode, 1, 0, kSharingColumns>;
 inline constexpr int kWideColumns = 4;
 
+// With a dilation, columns that share what they read are few: of 33 with dilation 6 there are 5 or
+// 6. Filters 3 wide, which large dilations have, have tiles for that.
+inline constexpr int kFewColumns = 3;
+constexpr bool has_few_columns(Mode mode, int kernel_w) {
+  return mode == Mode::dilated && kernel_w == 3;
+}
+template <Mode mode>
+using FewColumns = Fixed<mode, 1, 0, kFewColumns>;
+
+// Whether a tile skips the products of image rows that are not there. With the branch, 7x7 float32
+// read in units of 4 would spill 68 bytes.
+constexpr bool skips_rows(const Access& access) { return access.unit == 1; }
+// And whether it does not even load them: many may be outside. Others read zeros instead: without a
+// branch, loads of the rows to come are under way while others are used.
+constexpr bool skips_loads(const Access& access) {
+  return access.columns == 1 || access.mode == Mode::dilated;
+}
+
 // Zeros in shared memory, as many as a tile reads of a row.
 inline constexpr int kZeroBytes = 96;
 
@@ -72,7 +90,16 @@ constexpr int wide_filters(DType dtype) {
 inline constexpr int kTileRows[3][2] = {{7, 14}, {7, 7}, {7, 5}};  // by mode, for one column
 inline constexpr int kWideRows = 7;
 inline constexpr int kSharingRows[3] = {7, 7, 5};
+inline constexpr int kFewRows = 6;
 inline constexpr int kSumRows[3] = {7, 7, 5};  // of a weight gradient
+constexpr int rows_of(const Access& access, int of_one_column) {
+  if (access.columns == kFewColumns) return kFewRows;
+  if (access.columns == kSharingColumns) return kSharingRows[static_cast<int>(access.mode)];
+  return access.unit > 1 ? kWideRows : of_one_column;
+}
+constexpr int sum_rows_of(const Access& access) {
+  return access.columns == kFewColumns ? kFewRows : kSumRows[static_cast<int>(access.mode)];
+}
 
 // Filter rows that a thread keeps at a time; what is left of a filter goes row by row.
 inline constexpr int kFilterRows[kMaxKernel + 1] = {0, 4, 2, 3, 4, 5, 3, 7, 2, 3, 2, 3};
@@ -93,6 +120,7 @@ constexpr int sum_filter_rows(int kernel_h, int kernel_w) {
 // Blocks of kMaxThreads on a multiprocessor that a kernel's registers allow: of 65,536, a thread
 // may take 64, 80 or 128.
 constexpr int resident_blocks(const Access& access, int tile_rows, int filter_rows, int kernel_w) {
+  if (access.columns == kFewColumns) return 3;
   if (access.columns == kSharingColumns) return access.mode == Mode::dense && kernel_w == 3 ? 3 : 2;
   const int row = access.unit == 1 ? 3 * kernel_w : kernel_w + 6;
   const int registers = tile_rows * access.columns + filter_rows * kernel_w + row;
@@ -136,10 +164,13 @@ struct Geometry {
   int row_tiles = 1;       // of a band, for each class of rows
   int column_classes = 1;  // columns modulo the dilation, where a tile has several
   int strips = 1;          // tiles side by side
+  int level_items = 1;     // tiles of a plane on a level: all but those above and below
   int plane_items = 1;     // tiles of a plane
   int items = 1;           // of a unit
   int roles = 1;           // backward_weight: groups of threads, each with its filter rows
   int round = 1;           // items that the threads of a role take at a time; 0: they cannot
+  int round_planes = 1;    // planes that a round is of
+  bool by_level = false;   // a level of all planes of a round after the other, not all of a plane
   // Shared memory, in bytes: stages of a source run and perhaps a run of the output gradient, then
   // filters and results, or sums; barriers, and zeros that stand for a row outside the image.
   int stages_at = 0;
@@ -174,5 +205,9 @@ constexpr bool may_be_served(const Problem& problem, const Arch& arch, const Geo
 }
 
 Geometry geometry(const Problem& problem, const Tiling& tiling);
+
+// Of the products of a tile's rows with those of the filter, the share whose row of the image is
+// there. Counted for the first class of rows.
+double share_inside(const Geometry& g);
 
 }  // namespace dwconv::tile
