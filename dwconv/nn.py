@@ -77,13 +77,13 @@ class DepthwiseConv2d(nn.Conv2d):
         kernel_sizes = pair(kernel_size, "kernel_size", 1)
         strides = pair(stride, "stride", 1)
         dilations = pair(dilation, "dilation", 1)
-        top, _, left, _ = paddings(padding, kernel_sizes, strides, dilations)
+        paddings(padding, kernel_sizes, strides, dilations)  # raises what is wrong with it
         super().__init__(
             in_channels,
             out_channels,
             kernel_sizes,
             strides,
-            padding if isinstance(padding, str) else pair((top, left), "padding", 0),
+            padding if isinstance(padding, str) else pair(padding, "padding", 0),
             dilations,
             groups=in_channels,
             bias=bias,

@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(kMaxThreads, kStepBlocks)
       walk_over<kernel_h != 0>(grid, claims, Use::any, shared, source_of, result_of, store_filters);
   if (walk.serves()) return walk.serve();
   const int workers = walk.workers();
-  const Item first_item = item_at<true>(grid, threadIdx.x);
+  const Item first_item = item_at(grid, threadIdx.x);
   while (walk.next()) {
     const Unit& unit = walk.unit();
     const int planes = grid.planes(unit);
@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(kMaxThreads, kStepBlocks)
         reinterpret_cast<Type*>(walk.result()) + misalignment(result_of(unit).global);
 
     for (int i = threadIdx.x; i < g.items; i += workers) {
-      const Item item = i < workers ? first_item : item_at<true>(grid, i);
+      const Item item = i < workers ? first_item : item_at(grid, i);
       if (item.plane >= planes || item.row >= valid_steps) continue;
       const float* filter = filters + grid.channel(item.plane) * taps;
       const int step = first_step + item.row;

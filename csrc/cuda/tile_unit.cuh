@@ -46,9 +46,8 @@ struct Item {
   int column;
 };
 
-// Whether tiles may go level by level is known when compiled only where it was measured to matter,
-// for what ptxas makes of it.
-template <bool may_go_by_level>
+// That tiles never go level by level is told to the compiler only where it was measured to matter.
+template <bool may_go_by_level = true>
 __device__ inline Item item_at(const Grid& grid, int index) {
   Item item;
   int strip = grid.strips.remainder(index);

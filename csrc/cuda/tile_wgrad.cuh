@@ -97,13 +97,13 @@ __global__ void __launch_bounds__(kMaxThreads, resident_blocks(A::value, sum_row
   const int role = static_cast<int>(threadIdx.x) / g.round;
   const int first = static_cast<int>(threadIdx.x) - role * g.round;
   const int first_item = role < g.roles ? first : g.items;
-  const Item item_of_thread = item_at<true>(grid, first);
+  const Item item_of_thread = item_at(grid, first);
   // To the item that is `i` in its unit, a round later: at the same place of other planes.
   const auto go_on = [&](Item& item, int i) {
     if (g.planes > 1) {
       item.plane += g.round_planes;
     } else {
-      item = item_at<true>(grid, i);
+      item = item_at(grid, i);
     }
   };
   const bool of_bias = p.partials.bias && role == 0;  // all roles see the same gradient

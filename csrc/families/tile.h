@@ -91,14 +91,14 @@ inline constexpr int kTileRows[3][2] = {{7, 14}, {7, 7}, {7, 5}};  // by mode, f
 inline constexpr int kWideRows = 7;
 inline constexpr int kSharingRows[3] = {7, 7, 5};
 inline constexpr int kFewRows = 6;
-inline constexpr int kSumRows[3] = {7, 7, 5};  // of a weight gradient
+inline constexpr int kSumRows[3] = {7, 7, 5};  // of a weight gradient, for one column
 constexpr int rows_of(const Access& access, int of_one_column) {
   if (access.columns == kFewColumns) return kFewRows;
   if (access.columns == kSharingColumns) return kSharingRows[static_cast<int>(access.mode)];
   return access.unit > 1 ? kWideRows : of_one_column;
 }
 constexpr int sum_rows_of(const Access& access) {
-  return access.columns == kFewColumns ? kFewRows : kSumRows[static_cast<int>(access.mode)];
+  return rows_of(access, kSumRows[static_cast<int>(access.mode)]);
 }
 
 // Filter rows that a thread keeps at a time; what is left of a filter goes row by row.
@@ -120,7 +120,6 @@ constexpr int sum_filter_rows(int kernel_h, int kernel_w) {
 // Blocks of kMaxThreads on a multiprocessor that a kernel's registers allow: of 65,536, a thread
 // may take 64, 80 or 128.
 constexpr int resident_blocks(const Access& access, int tile_rows, int filter_rows, int kernel_w) {
-  if (access.columns == kFewColumns) return 3;
   if (access.columns == kSharingColumns) return access.mode == Mode::dense && kernel_w == 3 ? 3 : 2;
   const int row = access.unit == 1 ? 3 * kernel_w : kernel_w + 6;
   const int registers = tile_rows * access.columns + filter_rows * kernel_w + row;
