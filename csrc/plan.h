@@ -11,7 +11,7 @@
 namespace dwconv {
 
 // One row of kernels.inc: a compiled kernel and the class of problems it was compiled for.
-enum class Family : std::uint8_t { generic, pointwise, tile, plane, toeplitz };
+enum class Family : std::uint8_t { generic, pointwise, tile, plane, toeplitz, strip, ring };
 
 struct Kernel {
   int row;  // index into the table

@@ -35,6 +35,10 @@ const FamilyPlanner& planner_of(Family family) {
       return kPlanePlanner;
     case Family::toeplitz:
       return kToeplitzPlanner;
+    case Family::strip:
+      return kStripPlanner;
+    case Family::ring:
+      return kRingPlanner;
   }
   throw std::logic_error("a kernel family has no planner");
 }

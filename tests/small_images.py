@@ -2,6 +2,7 @@
 
 from hypothesis import strategies as st
 from problems import WORK, Problem, everyday_problems, problems
+from wide_pixels import wide_pixels
 
 # Whole small images with same padding: at, below and above the sides of a tile (7 and 8) and of
 # two; some with more channels than a warp has lanes.
@@ -118,4 +119,6 @@ def problems_for(row: dict[str, str]) -> st.SearchStrategy[Problem]:
         return problems()
     if row["name"].startswith("pointwise_"):
         return single_taps()
+    if row["name"].startswith("ring_"):
+        return wide_pixels()
     return small_images() if row["name"].startswith("plane_") else everyday_problems()

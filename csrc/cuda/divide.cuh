@@ -36,6 +36,13 @@ class Divisor {
     return static_cast<int>(
         __umulhi(short_multiplier_, static_cast<std::uint32_t>(dividend) << 1) >> shift_);
   }
+  // Of such numbers: leaves the quotient in `dividend` and returns the rest.
+  __device__ int short_remainder(int& dividend) const {
+    const int quotient = short_quotient(dividend);
+    const int rest = dividend - quotient * static_cast<int>(value_);
+    dividend = quotient;
+    return rest;
+  }
   __device__ std::int64_t ceil_quotient(std::int64_t dividend) const {
     return quotient(dividend + value_ - 1);
   }

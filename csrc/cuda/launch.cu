@@ -4,6 +4,8 @@
 #include "generic.h"
 #include "plane.h"
 #include "pointwise.h"
+#include "ring.h"
+#include "strip.h"
 #include "tile.h"
 #include "toeplitz.h"
 

@@ -25,5 +25,7 @@ extern const FamilyPlanner kPointwisePlanner;
 extern const FamilyPlanner kTilePlanner;
 extern const FamilyPlanner kPlanePlanner;
 extern const FamilyPlanner kToeplitzPlanner;
+extern const FamilyPlanner kStripPlanner;
+extern const FamilyPlanner kRingPlanner;
 
 }  // namespace dwconv

@@ -1,0 +1,25 @@
+#include "../strip.cuh"
+#include "../strip_phases.cuh"
+
+namespace dwconv::strip {
+
+template <>
+void launch<Pass::forward, DType::bfloat16, Layout::nhwc>(const Problem& problem, const Plan& plan,
+                                                          const Tensors& tensors,
+                                                          cudaStream_t stream) {
+  launch_convolve<DType::bfloat16>(problem, plan, tensors, stream);
+}
+
+template <>
+void launch<Pass::backward_input, DType::bfloat16, Layout::nhwc>(const Problem& problem,
+                                                                 const Plan& plan,
+                                                                 const Tensors& tensors,
+                                                                 cudaStream_t stream) {
+  if (by_phases(problem)) {
+    launch_scatter<DType::bfloat16>(problem, plan, tensors, stream);
+  } else {
+    launch_convolve<DType::bfloat16>(problem, plan, tensors, stream);
+  }
+}
+
+}  // namespace dwconv::strip

@@ -1,0 +1,11 @@
+// Launchers of the ring family; defined by ring.cuh and its like, instantiated under instances/.
+#pragma once
+
+#include "launcher.h"
+
+namespace dwconv::ring {
+
+template <Pass pass, DType dtype, Layout layout>
+void launch(const Problem& problem, const Plan& plan, const Tensors& tensors, cudaStream_t stream);
+
+}  // namespace dwconv::ring

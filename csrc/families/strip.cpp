@@ -1,0 +1,205 @@
+#include "strip.h"
+
+#include <cmath>
+#include <optional>
+
+#include "family.h"
+
+namespace dwconv {
+namespace strip {
+
+Geometry geometry(const Problem& problem, int width, int threads) {
+  Geometry g;
+  const bool weight = problem.pass == Pass::backward_weight;
+  const auto kernel_h = static_cast<int>(problem.h.kernel);
+  const auto kernel_w = static_cast<int>(problem.w.kernel);
+  const auto stride = static_cast<int>(problem.h.stride);
+  g.pair = problem.channels % 2 == 0 && has_pairs(problem.pass, kernel_w);
+  if (by_phases(problem)) {
+    g.h = phase_window(problem.h);
+    g.w = phase_window(problem.w);
+    g.shape = phase_shape(g.pair);
+  } else if (weight) {
+    g.h = forward_window(problem.h);
+    g.w = forward_window(problem.w);
+    g.shape = sum_shape(kernel_h, kernel_w, stride, g.pair);
+    g.roles = ceil_div(kernel_h, g.shape.filter_rows);
+  } else {
+    const bool mirrored = problem.pass == Pass::backward_input;
+    g.h = mirrored ? mirrored_window(problem.h) : forward_window(problem.h);
+    g.w = mirrored ? mirrored_window(problem.w) : forward_window(problem.w);
+    g.shape = convolution_shape(kernel_w, stride, g.pair);
+  }
+  g.width = width;
+  g.vectors = width / (g.pair ? 2 : 1);
+  g.groups = static_cast<int>((problem.channels + width - 1) / width);
+  g.slots = threads / (g.roles * g.vectors);
+  g.row_classes = std::min(g.h.dilation, g.h.result);
+  g.column_classes = std::min(g.w.dilation, g.w.result);
+  const auto tiles = [](int results, int classes, int of_tile) {
+    return ceil_div(ceil_div(results, classes), of_tile);
+  };
+  g.row_tiles = tiles(g.h.result, g.row_classes, g.shape.rows);
+  g.strips = tiles(g.w.result, g.column_classes, g.shape.columns);
+  g.items = problem.batch * g.row_classes * g.row_tiles * g.column_classes * g.strips;
+  // Filters and biases of the block's channels; or sums of its threads.
+  const int filters = (kernel_h * kernel_w + 1) * width;
+  g.shared_bytes = 4 * (weight ? kSumBatch * g.threads() * (g.pair ? 2 : 1) : filters);
+  return g;
+}
+
+}  // namespace strip
+
+namespace {
+
+using namespace strip;
+
+// What an H100 gets through; see ring.cpp for how well it chooses.
+constexpr double kLaunchUs = 6.5;       // an empty kernel takes 3.5
+constexpr double kSumUs = 5;            // the kernel that adds the partial sums
+constexpr double kBytesPerUs = 2.45e6;  // a large copy moves 3.0e6
+constexpr double kIssuePerUs = 3.5e3;   // warp instructions of a multiprocessor
+constexpr double kTileInstructions = 120;
+// Of a forward pass with stride 2: N128 C144 56x56 k5 float32 took 195 us where 134 were expected.
+constexpr double kStrided = 1.3;
+// By phases in float32: N128 C96 112x112 k3 took 281 where 338 were expected.
+constexpr double kPhases = 0.87;
+// Of a block's channels that are fewer bytes than this: N16 C64 512x512 k3 float32 took 1,059 us
+// with 16 channels, 845 with 32 and 810 with 64.
+constexpr double kWideBytes = 256;
+constexpr double kNarrow = 0.35;
+
+// Instructions of a thread for one tile.
+double tile_instructions(const Problem& problem, const Geometry& g) {
+  const double channels = g.pair ? 2 : 1;
+  const double load = 2.5 + (problem.dtype == DType::float32 ? 0 : channels);
+  const Shape& s = g.shape;
+  if (by_phases(problem)) {
+    const double rows = g.h.kernel * (s.rows + 1) / 2.0;
+    return kTileInstructions + rows * ((s.columns + g.w.kernel - 1) * load + 8) +
+           static_cast<double>(problem.taps()) * (s.rows * s.columns * channels + 1) +
+           4 * s.rows * s.columns * 4;
+  }
+  const double elements = (s.columns - 1) * g.w.stride + g.w.kernel;
+  const bool weight = problem.pass == Pass::backward_weight;
+  const double passes = weight ? 1 : std::ceil(static_cast<double>(g.h.kernel) / s.filter_rows);
+  const double rows = passes * ((s.rows - 1) * g.h.stride + s.filter_rows);
+  const double taps = (weight ? s.filter_rows : g.h.kernel) * static_cast<double>(g.w.kernel);
+  return kTileInstructions + rows * (elements * load + 8) +
+         taps * (s.rows * s.columns * channels + 1) + 4.0 * s.rows * s.columns;
+}
+
+struct Block {
+  double us = -1;
+  int width = 0, threads = 0;
+  std::int64_t slices = 0;
+};
+
+Block choose_block(const Problem& problem, const Arch& arch) {
+  Block best;
+  const bool weight = problem.pass == Pass::backward_weight;
+  const int most_of_block = most_threads(problem.pass);
+  const int resident_threads =
+      most_of_block * resident_blocks(problem.pass, static_cast<int>(problem.w.kernel),
+                                      geometry(problem, 2, 256).pair);
+  const double rate = kBytesPerUs * arch.multiprocessors / 132;
+  const double moved = static_cast<double>((problem.input_numel() + problem.output_numel()) *
+                                           size_of(problem.dtype));
+  for (const int most : {16, 32, 48, 64, 96, 128, 192, 256}) {
+    const std::int64_t groups = (problem.channels + most - 1) / most;
+    const auto even = static_cast<int>((problem.channels + groups - 1) / groups);
+    const int width = problem.channels % 2 == 0 ? round_up(even, 2) : even;
+    for (const int threads : {96, 128, 192, 256}) {
+      if (threads > most_of_block) continue;
+      const Geometry g = geometry(problem, width, threads);
+      if (g.slots == 0 || g.shared_bytes > kMostShared) continue;
+      const int resident =
+          std::min({resident_threads / g.threads(), most_blocks(arch.compute_capability),
+                    shared_per_multiprocessor(arch) / (g.shared_bytes + shared_reserve(arch))});
+      const std::int64_t all = static_cast<std::int64_t>(resident) * arch.multiprocessors;
+      const std::int64_t rounds_at_least = (g.items + g.slots - 1) / g.slots;
+      const std::int64_t slices =
+          std::clamp<std::int64_t>(all / g.groups, 1, std::max<std::int64_t>(rounds_at_least, 1));
+      const std::int64_t blocks = slices * g.groups;
+      const std::int64_t share = (g.items + slices - 1) / slices;
+      const double rounds = static_cast<double>((share + g.slots - 1) / g.slots);
+      const double waves = std::ceil(static_cast<double>(blocks) / static_cast<double>(all));
+      const double on_one =
+          std::min<double>(resident, std::ceil(static_cast<double>(blocks) / arch.multiprocessors));
+      const double warps = on_one * g.threads() / 32;
+      // Few warps do not keep the issue slots busy.
+      const double busy = std::min(1.0, std::pow(warps / 16, 0.6));
+      const double compute =
+          waves * rounds * warps * tile_instructions(problem, g) / (kIssuePerUs * busy);
+      const double narrow =
+          1 - std::min(1.0, static_cast<double>(width * size_of(problem.dtype)) / kWideBytes);
+      const double memory =
+          moved * (1 + kNarrow * narrow) / (rate * std::min(1.0, std::pow(warps / 12, 0.5)));
+      double us = kLaunchUs + std::max(memory, compute) + 0.15 * std::min(memory, compute);
+      us += weight ? kSumUs + static_cast<double>(blocks * g.width * problem.sums() * 8) / rate : 0;
+      if (problem.pass == Pass::forward && problem.h.stride == 2) us *= kStrided;
+      if (by_phases(problem) && problem.dtype == DType::float32) us *= kPhases;
+      if (best.us < 0 || us < best.us) best = {us, width, g.threads(), slices};
+    }
+  }
+  return best;
+}
+
+std::optional<std::string> refuse(const Problem& problem) {
+  const Axis &h = problem.h, &w = problem.w;
+  if (problem.multiplier != 1) return "it takes one filter per channel";
+  if (w.kernel > kMaxKernel || h.kernel > kMaxKernel) {
+    return "it takes kernels of up to " + std::to_string(kMaxKernel) + " x " +
+           std::to_string(kMaxKernel);
+  }
+  if (h.stride != w.stride || h.stride > 2) return "it takes stride 1 or 2, the same on both axes";
+  if (problem.pass == Pass::backward_input && h.stride == 2 &&
+      std::max(h.dilation, w.dilation) > 1) {
+    return "its input gradient takes no dilation with stride 2";
+  }
+  // Positions within an image, tiles and the bytes of a step are counted in 32 bits.
+  constexpr std::int64_t kMaxSide = 1 << 15;
+  constexpr std::int64_t kMost = std::int64_t{1} << 30;
+  if (std::max({h.input, w.input, h.output(), w.output(), h.dilation, w.dilation}) > kMaxSide ||
+      problem.channels * w.dilation >= kMost / 8 ||
+      problem.batch * std::max(h.input * w.input, h.output() * w.output()) >= kMost) {
+    return "images, batch or channels are too large for it";
+  }
+  return std::nullopt;
+}
+
+// The zeros of the padding meet filters, never an image; but an output gradient that a tile lacks
+// is a zero that meets one.
+bool spreads_nonfinite(const Problem& problem) { return problem.pass == Pass::backward_weight; }
+
+Answer plan_launch(const Kernel& kernel, const Problem& problem, const Arch& arch) {
+  if (auto reason = refuse(problem)) return *std::move(reason);
+  const Block best = choose_block(problem, arch);
+  if (best.us < 0) return "its filters do not fit the shared memory of the device";
+  const Geometry g = geometry(problem, best.width, best.threads);
+  Plan plan;
+  plan.kernel = &kernel;
+  plan.blocks = g.items == 0 ? 0 : best.slices * g.groups;
+  plan.threads = best.threads;
+  plan.tiling = {.planes = best.width,
+                 .images = 1,
+                 .rows = g.shape.rows,
+                 .stages = 1,
+                 .threads = best.threads,
+                 .tile_rows = g.shape.rows,
+                 .columns = g.shape.columns,
+                 .places = 0};
+  plan.estimate_us = best.us;
+  if (problem.pass == Pass::backward_weight) {
+    plan.slices = plan.blocks;
+    plan.sums_overlap = is_sm_90(arch);
+    plan.workspace_bytes = partials_of(problem, g, plan.blocks).bytes();
+  }
+  return plan;
+}
+
+}  // namespace
+
+const FamilyPlanner kStripPlanner{plan_launch, spreads_nonfinite};
+
+}  // namespace dwconv

@@ -1,0 +1,90 @@
+"""Problems for kernels of channels_last that copy pixels of whole 16 bytes: channels in eights."""
+
+from hypothesis import strategies as st
+from problems import WORK, Problem
+
+# The filters that such kernels are compiled for.
+FILTERS = [(3, 3), (5, 5), (7, 7), (1, 11)]
+
+# Channels below, at and above those of a block; images of one tile and of several, at odd sizes;
+# batches that a unit of several images does not divide; rows of padding on one side alone;
+# dilations that leave classes of one row.
+WIDE_PIXELS = [
+    Problem(
+        batch=batch,
+        channels=channels,
+        size=size,
+        kernel=kernel,
+        stride=(stride, stride),
+        padding=padding,
+        dilation=dilation,
+        bias=channels % 16 == 0,
+    )
+    for size, kernel, batch, channels, stride, padding, dilation in [
+        ((7, 7), (3, 3), 17, 72, 1, (1, 1, 1, 1), (1, 1)),
+        ((7, 7), (7, 7), 5, 40, 1, (3, 3, 3, 3), (1, 1)),
+        ((14, 14), (5, 5), 3, 136, 1, (2, 2, 2, 2), (1, 1)),
+        ((14, 13), (7, 7), 2, 64, 1, (3, 3, 3, 3), (1, 1)),
+        ((28, 29), (3, 3), 2, 80, 1, (1, 1, 1, 1), (1, 1)),
+        ((57, 61), (3, 3), 1, 24, 1, (0, 2, 2, 0), (1, 1)),
+        ((37, 53), (7, 7), 1, 16, 1, (0, 3, 6, 1), (1, 1)),
+        ((19, 127), (5, 5), 1, 8, 1, (4, 0, 0, 4), (1, 1)),
+        ((3, 301), (3, 3), 1, 8, 1, (1, 1, 1, 1), (1, 1)),
+        ((301, 3), (3, 3), 1, 8, 1, (1, 1, 1, 1), (1, 1)),
+        ((1, 1), (5, 5), 67, 264, 1, (2, 2, 2, 2), (1, 1)),
+        ((2, 3), (7, 7), 131, 8, 1, (3, 3, 3, 3), (1, 1)),
+        ((7, 7), (7, 7), 3, 8, 1, (0, 0, 0, 0), (1, 1)),
+        ((11, 56), (1, 11), 3, 96, 1, (0, 0, 5, 5), (1, 1)),
+        ((5, 23), (1, 11), 7, 40, 1, (0, 0, 10, 0), (1, 1)),
+        ((33, 33), (3, 3), 1, 72, 1, (6, 6, 6, 6), (6, 6)),
+        ((28, 28), (7, 7), 1, 32, 1, (9, 9, 9, 9), (3, 3)),
+        ((13, 17), (3, 3), 5, 16, 1, (8, 8, 8, 8), (8, 8)),
+        ((9, 40), (5, 5), 2, 24, 1, (2, 2, 8, 4), (1, 3)),
+        ((40, 9), (5, 5), 2, 24, 1, (20, 20, 2, 2), (11, 1)),
+        ((6, 38), (5, 5), 3, 8, 1, (6, 6, 6, 6), (3, 3)),
+        ((10, 30), (1, 11), 2, 16, 1, (0, 0, 10, 10), (4, 2)),
+        ((28, 31), (3, 3), 2, 88, 2, (1, 1, 1, 1), (1, 1)),
+        ((57, 57), (3, 3), 1, 32, 2, (0, 1, 1, 0), (1, 1)),
+        ((56, 56), (5, 5), 1, 48, 2, (2, 2, 2, 2), (1, 1)),
+        ((15, 14), (7, 7), 3, 40, 2, (3, 3, 2, 3), (1, 1)),
+        ((9, 45), (1, 11), 2, 24, 2, (0, 0, 5, 5), (1, 1)),
+        ((14, 14), (3, 3), 17, 136, 2, (1, 1, 1, 1), (1, 1)),
+        ((29, 28), (7, 7), 2, 72, 2, (6, 0, 0, 6), (1, 1)),
+        ((2, 5), (5, 5), 67, 16, 2, (2, 2, 2, 2), (1, 1)),
+        ((23, 29), (3, 3), 2, 16, 2, (2, 2, 2, 2), (2, 2)),
+        ((31, 26), (5, 5), 1, 8, 2, (5, 6, 0, 6), (3, 2)),
+    ]
+]
+
+
+@st.composite
+def wide_pixels(draw: st.DrawFn) -> Problem:
+    """Problems of which such kernels take all, but for input gradients with stride 2 and a
+    dilation."""
+    kernel = draw(st.sampled_from(FILTERS))
+    stride = draw(st.sampled_from([1, 1, 1, 2]))
+    dilation = draw(st.sampled_from([(1, 1), (1, 1), (2, 2), (3, 1), (1, 4), (9, 8)]))
+    spans = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+    side = st.one_of(st.integers(1, 20), st.integers(1, 130), st.sampled_from([7, 14, 28, 56]))
+    size, padding = [], []
+    for span in spans:
+        before, after = draw(st.integers(0, span)), draw(st.integers(0, span))
+        size.append(max(draw(side), span + 1 - before - after))
+        padding += [before, after]
+    channels = 8 * draw(st.one_of(st.integers(1, 5), st.integers(1, 40)))
+    batch = draw(st.sampled_from([1, 2, 3, 5, 17, 131]))
+    while batch * channels * size[0] * size[1] * kernel[0] * kernel[1] > 10 * WORK:
+        if batch == 1 and channels == 8:
+            break
+        batch, channels = max(1, batch // 2), 8 * max(1, channels // 16)
+    top, bottom, left, right = padding
+    return Problem(
+        batch=batch,
+        channels=channels,
+        size=(size[0], size[1]),
+        kernel=kernel,
+        stride=(stride, stride),
+        padding=(top, bottom, left, right),
+        dilation=dilation,
+        bias=draw(st.booleans()),
+    )
