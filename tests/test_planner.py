@@ -217,6 +217,20 @@ def test_no_images_need_no_blocks(dtype: str, pass_: str) -> None:
     assert answer["workspace_bytes"] == 0
 
 
+@pytest.mark.parametrize("family", ["ring", "strip"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_sums_of_channels_last_stay_short(dtype: str, family: str) -> None:
+    """Whatever the problem, a thread adds up few enough products to keep the promised error."""
+    problem = Problem(batch=4096, channels=2048, size=(28, 28), padding=(1, 1, 1, 1))
+    kernel = f"{family}_backward_weight_{dtype}_nhwc"
+    answer = plan(problem, "backward_weight", dtype, "nhwc", kernel=kernel)
+    groups = -(-problem.channels // answer["tiling"]["planes"])
+    threads = answer["threads"] * answer["blocks"] / groups  # that share a group's channels
+    channels = 1 if (family, dtype) == ("ring", "float32") else 2  # of a thread
+    products = 4096 * 28 * 28 * answer["tiling"]["planes"] / threads / channels
+    assert products <= 12288
+
+
 RELEASE_ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 
 

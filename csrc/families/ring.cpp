@@ -108,8 +108,10 @@ Found estimate(const Problem& problem, const Arch& arch, const Tiles& tiles, con
                int resident) {
   const bool weight = problem.pass == Pass::backward_weight;
   const std::int64_t all = static_cast<std::int64_t>(resident) * arch.multiprocessors;
-  const std::int64_t slices =
-      std::clamp<std::int64_t>(all / g.groups, 1, std::max<std::int64_t>(g.units, 1));
+  const double products = static_cast<double>(g.units) * g.band * g.shape.columns;
+  const auto exact = weight ? static_cast<std::int64_t>(std::ceil(products / kMostProducts)) : 1;
+  const std::int64_t slices = std::clamp<std::int64_t>(std::max(all / g.groups, exact), 1,
+                                                       std::max<std::int64_t>(g.units, 1));
   const auto blocks = static_cast<double>(slices * g.groups);
   const double waves = std::ceil(blocks / static_cast<double>(all));
   const double rounds = std::ceil(static_cast<double>(g.units) / static_cast<double>(slices));

@@ -95,6 +95,7 @@ struct Block {
   std::int64_t slices = 0;
 };
 
+// The block with the lowest estimate; us < 0 where none fits.
 Block choose_block(const Problem& problem, const Arch& arch) {
   Block best;
   const bool weight = problem.pass == Pass::backward_weight;
@@ -118,8 +119,11 @@ Block choose_block(const Problem& problem, const Arch& arch) {
                     shared_per_multiprocessor(arch) / (g.shared_bytes + shared_reserve(arch))});
       const std::int64_t all = static_cast<std::int64_t>(resident) * arch.multiprocessors;
       const std::int64_t rounds_at_least = (g.items + g.slots - 1) / g.slots;
-      const std::int64_t slices =
-          std::clamp<std::int64_t>(all / g.groups, 1, std::max<std::int64_t>(rounds_at_least, 1));
+      const double products = static_cast<double>(rounds_at_least) * g.shape.rows * g.shape.columns;
+      const auto exact =
+          weight ? static_cast<std::int64_t>(std::ceil(products / kMostProducts)) : 1;
+      const std::int64_t slices = std::clamp<std::int64_t>(
+          std::max(all / g.groups, exact), 1, std::max<std::int64_t>(rounds_at_least, 1));
       const std::int64_t blocks = slices * g.groups;
       const std::int64_t share = (g.items + slices - 1) / slices;
       const double rounds = static_cast<double>((share + g.slots - 1) / g.slots);
