@@ -70,9 +70,7 @@ __global__ void __launch_bounds__(
                    : 0.f;
 
   const auto load = [&](int step, std::uint32_t stage, std::uint32_t barrier) {
-    int index = step;
-    step = grid.steps.short_remainder(index);
-    const Unit unit(grid, slice + index * grid.slices);
+    const Unit unit = unit_of(grid, slice, step);
     expect_bytes(barrier, g.images * g.pixels * pixel_bytes);
     load_box(stage, source, first_channel, unit.source_column(g.w),
              unit.source_row(g.h) + step * g.h.dilation, unit.image, barrier);
@@ -148,27 +146,14 @@ __global__ void __launch_bounds__(
       }
       if (phase == (kernel_h - 1) % stride && i >= kernel_h - 1) store();
     };
-    const auto pass = [&](int& i, int until) {
-#pragma unroll 1
-      for (; i < until; ++i) {
-        ring.wait();
-        ring.leave();
-      }
-    };
     int i = 0;
-    pass(i, above);
-    if constexpr (stride == 1) {
+    ring.pass(i, above);
 #pragma unroll 1
-      for (; i < inside; ++i)
+    for (; i < inside; ++i) {
+      if (i % stride == 0) {
         add_row(std::integral_constant<int, 0>{}, i);
-    } else {
-#pragma unroll 1
-      for (; i < inside; ++i) {
-        if (i % 2 == 0) {
-          add_row(std::integral_constant<int, 0>{}, i);
-        } else {
-          add_row(std::integral_constant<int, 1>{}, i);
-        }
+      } else {
+        add_row(std::integral_constant<int, stride - 1>{}, i);
       }
     }
     // Below the image: results that are open still.
@@ -187,7 +172,7 @@ __global__ void __launch_bounds__(
       }
       if (i % stride == (kernel_h - 1) % stride && i >= kernel_h - 1) store();
     }
-    pass(i, g.steps);
+    ring.pass(i, g.steps);
   }
 #endif
 }

@@ -46,9 +46,7 @@ __global__ void __launch_bounds__(
                   reinterpret_cast<float*>(shared));
 
   const auto load = [&](int step, std::uint32_t stage, std::uint32_t barrier) {
-    int index = step;
-    step = grid.steps.short_remainder(index);
-    const Unit unit(grid, slice + index * grid.slices);
+    const Unit unit = unit_of(grid, slice, step);
     expect_bytes(barrier, g.images * g.pixels * pixel_bytes);
     load_box(stage, source, first_channel, unit.source_column(g.w), unit.source_row(g.h) + step,
              unit.image, barrier);
@@ -104,15 +102,8 @@ __global__ void __launch_bounds__(
           sums[k][phase][c][v] = k + 1 < half_h ? sums[k + 1][phase][c][v] : 0;
         }
     };
-    const auto pass = [&](int& i, int until) {
-#pragma unroll 1
-      for (; i < until; ++i) {
-        ring.wait();
-        ring.leave();
-      }
-    };
     int i = 0;
-    pass(i, above);
+    ring.pass(i, above);
 #pragma unroll 1
     for (; i < inside; ++i) {
       const std::uint32_t at = ring.wait() + mine;
@@ -150,7 +141,7 @@ __global__ void __launch_bounds__(
       move_on();
       if (i >= half_h - 1) store();
     }
-    pass(i, g.steps);
+    ring.pass(i, g.steps);
   }
 #endif
 }

@@ -14,7 +14,7 @@ namespace dwconv::ring {
 // Geometry as kernels want it.
 struct Grid {
   Geometry g;
-  std::int64_t source_row, source_image, result_row, result_image;  // elements
+  std::int64_t result_row, result_image;  // elements
   int batch, channels;
   std::int64_t result_step;    // elements from a row of results to the next of its class
   std::uint32_t column_bytes;  // and bytes from a column to the next
@@ -24,8 +24,6 @@ struct Grid {
 
   Grid(const Geometry& geometry, const Problem& problem, const Plan& plan)
       : g(geometry),
-        source_row(problem.channels * g.w.source),
-        source_image(source_row * g.h.source),
         result_row(problem.channels * g.w.result),
         result_image(result_row * g.h.result),
         batch(static_cast<int>(problem.batch)),
@@ -85,6 +83,13 @@ struct Inside {
   }
 };
 
+// The unit of a step of a block, which becomes that within the unit.
+__device__ inline Unit unit_of(const Grid& grid, int slice, int& step) {
+  int index = step;
+  step = grid.steps.short_remainder(index);
+  return Unit(grid, slice + index * grid.slices);
+}
+
 // Units of a block.
 __device__ inline int units_of(const Grid& grid, int slice) {
   return static_cast<int>((grid.g.units - slice + grid.slices - 1) / grid.slices);
@@ -131,7 +136,7 @@ class Ring {
     wait_barrier(full(slot(step_)), parity(step_));
     return stage(slot(step_));
   }
-  // Has read it, and goes on to the next.
+  // Has read it, or has no use for it, and goes on to the next.
   __device__ void leave() {
     __syncwarp();
     if (threadIdx.x % 32 == 0) arrive_at(empty(slot(step_)));
@@ -140,6 +145,15 @@ class Ring {
     if (threadIdx.x == 0 && used >= 0 && used + stages < last_) {
       wait_barrier(empty(slot(used)), parity(used));
       start(used + stages);
+    }
+  }
+
+  // Goes on from row i to another, without a use for those between.
+  __device__ void pass(int& i, int until) {
+#pragma unroll 1
+    for (; i < until; ++i) {
+      wait();
+      leave();
     }
   }
 

@@ -48,9 +48,7 @@ __global__ void __launch_bounds__(kMaxThreads,
   let_next_kernel_start();
 
   const auto load = [&](int step, std::uint32_t stage, std::uint32_t barrier) {
-    int index = step;
-    step = grid.steps.short_remainder(index);
-    const Unit unit(grid, slice + index * grid.slices);
+    const Unit unit = unit_of(grid, slice, step);
     const bool begins = step % stride == 0;
     expect_bytes(barrier, g.images * (g.pixels + (begins ? g.grad_pixels : 0)) * pixel_bytes);
     load_box(stage, input, first_channel, unit.source_column(g.w),

@@ -148,13 +148,14 @@ void launch_convolve(const Problem& problem, const Plan& plan, const Tensors& te
           static_cast<const Type*>(tensors.weight), static_cast<const Type*>(tensors.bias),
           static_cast<Type*>(backward ? tensors.input : tensors.output));
     };
+    const auto with = [&]<int channels>() {
+      start(g.h.stride == 1 ? convolve<S, kernel_w, 1, channels>
+                            : convolve<S, kernel_w, 2, channels>);
+    };
     if constexpr (has_pairs(Pass::forward, kernel_w)) {
-      if (g.pair) {
-        return g.h.stride == 1 ? start(convolve<S, kernel_w, 1, 2>)
-                               : start(convolve<S, kernel_w, 2, 2>);
-      }
+      if (g.pair) return with.template operator()<2>();
     }
-    g.h.stride == 1 ? start(convolve<S, kernel_w, 1, 1>) : start(convolve<S, kernel_w, 2, 1>);
+    with.template operator()<1>();
   });
   check_launch("strip convolve");
 }

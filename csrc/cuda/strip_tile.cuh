@@ -64,9 +64,8 @@ struct Item {
 
   __device__ Item(const Grid& grid, int index) {
     const Geometry& g = grid.g;
-    int strip = grid.column_classes.short_remainder(index);
-    const int column_class = strip;
-    strip = grid.strips.short_remainder(index);
+    const int column_class = grid.column_classes.short_remainder(index);
+    const int strip = grid.strips.short_remainder(index);
     column = column_class + strip * g.shape.columns * g.column_classes;
     const int tile = grid.row_tiles.short_remainder(index);
     row = grid.row_classes.short_remainder(index) + tile * g.shape.rows * g.row_classes;

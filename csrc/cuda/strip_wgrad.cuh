@@ -120,14 +120,14 @@ void launch_sum_tiles(const Problem& problem, const Plan& plan, const Tensors& t
           partial);
     };
     const auto with_rows = [&]<int filter_rows>() {
+      const auto with = [&]<int channels>() {
+        start(g.h.stride == 1 ? sum_tiles<S, kernel_w, filter_rows, 1, channels>
+                              : sum_tiles<S, kernel_w, filter_rows, 2, channels>);
+      };
       if constexpr (has_pairs(Pass::backward_weight, kernel_w)) {
-        if (g.pair) {
-          return g.h.stride == 1 ? start(sum_tiles<S, kernel_w, filter_rows, 1, 2>)
-                                 : start(sum_tiles<S, kernel_w, filter_rows, 2, 2>);
-        }
+        if (g.pair) return with.template operator()<2>();
       }
-      g.h.stride == 1 ? start(sum_tiles<S, kernel_w, filter_rows, 1, 1>)
-                      : start(sum_tiles<S, kernel_w, filter_rows, 2, 1>);
+      with.template operator()<1>();
     };
     constexpr int most = most_sum_rows(kernel_w);
     if (g.shape.filter_rows == 1) return with_rows.template operator()<1>();

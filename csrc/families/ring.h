@@ -92,10 +92,6 @@ struct Geometry {
   constexpr int threads() const { return round_up(images * strips * vectors, 32); }
 };
 
-constexpr bool by_phases(const Problem& problem) {
-  return problem.pass == Pass::backward_input && problem.h.stride == 2;
-}
-
 struct Tiles {
   int width, images, strips, band;
 };

@@ -15,19 +15,14 @@ Geometry geometry(const Problem& problem, int width, int threads) {
   const auto kernel_w = static_cast<int>(problem.w.kernel);
   const auto stride = static_cast<int>(problem.h.stride);
   g.pair = problem.channels % 2 == 0 && has_pairs(problem.pass, kernel_w);
+  g.h = window_of(problem, problem.h);
+  g.w = window_of(problem, problem.w);
   if (by_phases(problem)) {
-    g.h = phase_window(problem.h);
-    g.w = phase_window(problem.w);
     g.shape = phase_shape(g.pair);
   } else if (weight) {
-    g.h = forward_window(problem.h);
-    g.w = forward_window(problem.w);
     g.shape = sum_shape(kernel_h, kernel_w, stride, g.pair);
     g.roles = ceil_div(kernel_h, g.shape.filter_rows);
   } else {
-    const bool mirrored = problem.pass == Pass::backward_input;
-    g.h = mirrored ? mirrored_window(problem.h) : forward_window(problem.h);
-    g.w = mirrored ? mirrored_window(problem.w) : forward_window(problem.w);
     g.shape = convolution_shape(kernel_w, stride, g.pair);
   }
   g.width = width;
@@ -116,7 +111,7 @@ Block choose_block(const Problem& problem, const Arch& arch) {
       if (g.slots == 0 || g.shared_bytes > kMostShared) continue;
       const int resident =
           std::min({resident_threads / g.threads(), most_blocks(arch.compute_capability),
-                    shared_per_multiprocessor(arch) / (g.shared_bytes + shared_reserve(arch))});
+                    blocks_that_fit(arch, g.shared_bytes)});
       const std::int64_t all = static_cast<std::int64_t>(resident) * arch.multiprocessors;
       const std::int64_t rounds_at_least = (g.items + g.slots - 1) / g.slots;
       const double products = static_cast<double>(rounds_at_least) * g.shape.rows * g.shape.columns;

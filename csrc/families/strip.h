@@ -54,10 +54,6 @@ constexpr int resident_blocks(Pass pass, int kernel_w, bool pair) {
   return kernel_w <= (pair ? 2 : 4) ? 5 : 4;
 }
 
-constexpr bool by_phases(const Problem& problem) {
-  return problem.pass == Pass::backward_input && problem.h.stride == 2;
-}
-
 // Shared memory of a block, so that most of a multiprocessor's is left to its L1.
 inline constexpr int kMostShared = 48 << 10;
 

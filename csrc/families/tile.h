@@ -187,11 +187,7 @@ struct Geometry {
   constexpr bool whole() const { return bands == 1; }
 };
 
-// Whether the problem is an input gradient that is computed by phases.
-constexpr bool by_phases(const Problem& problem) {
-  return problem.pass == Pass::backward_input && problem.h.stride == 2;
-}
-// And all pairs of filter rows at once.
+// Whether the problem is computed by phases, all pairs of filter rows at once.
 constexpr bool has_square_phases(const Problem& problem) {
   return by_phases(problem) && problem.h.kernel == problem.w.kernel &&
          problem.w.kernel <= kMaxSquare;

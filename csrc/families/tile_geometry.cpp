@@ -31,15 +31,12 @@ Access access_of(const Window& h, const Window& w, const Problem& problem, int c
 }
 
 void choose_windows(Geometry& g, const Problem& problem, const Tiling& tiling) {
+  g.h = window_of(problem, problem.h);
+  g.w = window_of(problem, problem.w);
   if (by_phases(problem)) {
-    g.h = phase_window(problem.h);
-    g.w = phase_window(problem.w);
     g.tile_rows = kStepRows;
     return;
   }
-  const bool mirrored = problem.pass == Pass::backward_input;
-  g.h = mirrored ? mirrored_window(problem.h) : forward_window(problem.h);
-  g.w = mirrored ? mirrored_window(problem.w) : forward_window(problem.w);
   g.access = access_of(g.h, g.w, problem, tiling.columns);
   if (problem.pass == Pass::backward_weight) {
     g.tile_rows = sum_rows_of(g.access);

@@ -15,18 +15,11 @@ int run_step(std::int64_t elements, int images) {
 }
 
 void choose_windows(Geometry& g, const Problem& problem) {
-  const bool mirrored = problem.pass == Pass::backward_input;
   Access& a = g.access;
   a.kernel_h = static_cast<int>(problem.h.kernel);
-  if (mirrored && problem.h.stride == 2) {
-    a.mode = Mode::phases;
-    g.h = phase_window(problem.h);
-    g.w = phase_window(problem.w);
-  } else {
-    a.mode = problem.h.stride == 2 ? Mode::strided : Mode::dense;
-    g.h = mirrored ? mirrored_window(problem.h) : forward_window(problem.h);
-    g.w = mirrored ? mirrored_window(problem.w) : forward_window(problem.w);
-  }
+  a.mode = by_phases(problem) ? Mode::phases : problem.h.stride == 2 ? Mode::strided : Mode::dense;
+  g.h = window_of(problem, problem.h);
+  g.w = window_of(problem, problem.w);
   // Strided rows come with strided columns as a rule, which take two parts.
   const int read = g.w.reach(kColumns);
   a.parts = a.mode == Mode::dense ? ceil_div(read, kWindow) : kMaxParts;

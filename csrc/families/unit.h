@@ -50,6 +50,17 @@ constexpr Window phase_window(const Axis& axis) {
           static_cast<int>(taps - 1)};
 }
 
+// Whether the problem is an input gradient that is computed by phases.
+constexpr bool by_phases(const Problem& problem) {
+  return problem.pass == Pass::backward_input && problem.h.stride == 2;
+}
+
+// Of one of the problem's axes.
+constexpr Window window_of(const Problem& problem, const Axis& axis) {
+  if (by_phases(problem)) return phase_window(axis);
+  return problem.pass == Pass::backward_input ? mirrored_window(axis) : forward_window(axis);
+}
+
 // Whether some results of the forward pass look at no element of the image.
 constexpr bool padding_holds_results(const Problem& problem) {
   const auto holds = [](const Axis& axis) {
