@@ -179,9 +179,10 @@ struct Convolutions {
     if constexpr (A::columns > 1) {
       return convolve<S, kernel_w, rows_of(A::value, 0), A>;
     } else {
-      constexpr auto& rows = kTileRows[static_cast<int>(A::mode)];
-      return g.tile_rows == rows[0] ? convolve<S, kernel_w, rows[0], A>
-                                    : convolve<S, kernel_w, rows[1], A>;
+      if constexpr (has_tall_tiles(A::mode, kernel_w)) {
+        if (g.tile_rows == kTallRows) return convolve<S, kernel_w, kTallRows, A>;
+      }
+      return convolve<S, kernel_w, kTileRows, A>;
     }
   }
 };

@@ -13,7 +13,8 @@ auto choose_narrow(const Geometry& g, std::integer_sequence<int, width...>) {
   decltype(Kernels::template of<1, OneColumn<mode>>(g)) found = nullptr;
   const auto consider = [&]<int kernel_w>() {
     if (g.w.kernel != kernel_w) return;
-    found = Kernels::template of<kernel_w, OneColumn<mode>>(g);
+    if constexpr (has_one_column(dtype, mode, kernel_w))
+      found = Kernels::template of<kernel_w, OneColumn<mode>>(g);
     if constexpr (has_sharing_columns(dtype, kernel_w)) {
       if (g.access.columns == kSharingColumns)
         found = Kernels::template of<kernel_w, SharingColumns<mode>>(g);

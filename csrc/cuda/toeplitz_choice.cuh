@@ -9,8 +9,8 @@ namespace dwconv::toeplitz {
 
 template <typename Kernels, Mode mode, int parts, int unit, int... height>
 typename Kernels::Kernel choose_height(int kernel_h, std::integer_sequence<int, height...>) {
-  constexpr typename Kernels::Kernel table[] = {
-      Kernels::template of<Fixed<mode, height + 1, parts, unit>>()...};
+  constexpr typename Kernels::Kernel table[] = {Kernels::template of<
+      Fixed<mode, height + 1, parts, has_pairs(height + 1, parts) ? unit : 1>>()...};
   return table[kernel_h - 1];
 }
 

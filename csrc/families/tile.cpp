@@ -174,11 +174,11 @@ struct Tile {
 };
 std::vector<Tile> tiles_of(const Problem& problem, const Geometry& g) {
   if (by_phases(problem) || g.access.unit > 1) return {{g.tile_rows, g.access.columns}};
-  std::vector<Tile> tiles{{g.tile_rows, 1}};
-  if (problem.pass != Pass::backward_weight) {
-    const auto& heights = kTileRows[static_cast<int>(g.access.mode)];
-    tiles = {{heights[0], 1}};
-    if (heights[1] != heights[0]) tiles.push_back({heights[1], 1});
+  const bool weight = problem.pass == Pass::backward_weight;
+  std::vector<Tile> tiles;
+  if (has_one_column(problem.dtype, g.access.mode, g.w.kernel)) {
+    tiles.push_back({weight ? g.tile_rows : kTileRows, 1});
+    if (!weight && has_tall_tiles(g.access.mode, g.w.kernel)) tiles.push_back({kTallRows, 1});
   }
   if (has_sharing_columns(problem.dtype, g.w.kernel))
     tiles.push_back({g.tile_rows, kSharingColumns});

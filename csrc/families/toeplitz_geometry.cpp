@@ -25,7 +25,7 @@ void choose_windows(Geometry& g, const Problem& problem) {
   a.parts = a.mode == Mode::dense ? ceil_div(read, kWindow) : kMaxParts;
   const int spare = a.windows() * kWindow - read;
   const int odd = g.w.pad % 2;
-  const bool pairs = g.w.source % 2 == 0 && odd <= spare;
+  const bool pairs = has_pairs(a.kernel_h, a.parts) && g.w.source % 2 == 0 && odd <= spare;
   a.unit = pairs ? 2 : 1;
   g.shift = pairs ? odd : 0;
 }
