@@ -1,5 +1,7 @@
 """Problems for kernels of channels_last that copy pixels of whole 16 bytes: channels in eights."""
 
+from collections.abc import Sequence
+
 from hypothesis import strategies as st
 from problems import WORK, Problem
 
@@ -43,6 +45,7 @@ WIDE_PIXELS = [
         ((40, 9), (5, 5), 2, 24, 1, (20, 20, 2, 2), (11, 1)),
         ((6, 38), (5, 5), 3, 8, 1, (6, 6, 6, 6), (3, 3)),
         ((10, 30), (1, 11), 2, 16, 1, (0, 0, 10, 10), (4, 2)),
+        ((5, 17), (3, 3), 2, 16, 1, (6, 6, 1, 1), (8, 1)),  # a single row of results
         ((28, 31), (3, 3), 2, 88, 2, (1, 1, 1, 1), (1, 1)),
         ((57, 57), (3, 3), 1, 32, 2, (0, 1, 1, 0), (1, 1)),
         ((56, 56), (5, 5), 1, 48, 2, (2, 2, 2, 2), (1, 1)),
@@ -58,11 +61,15 @@ WIDE_PIXELS = [
 
 
 @st.composite
-def wide_pixels(draw: st.DrawFn) -> Problem:
+def wide_pixels(
+    draw: st.DrawFn,
+    filters: Sequence[tuple[int, int]] = FILTERS,
+    strides: Sequence[int] = (1, 1, 1, 2),
+) -> Problem:
     """Problems of which such kernels take all, but for input gradients with stride 2 and a
     dilation."""
-    kernel = draw(st.sampled_from(FILTERS))
-    stride = draw(st.sampled_from([1, 1, 1, 2]))
+    kernel = draw(st.sampled_from(filters))
+    stride = draw(st.sampled_from(strides))
     dilation = draw(st.sampled_from([(1, 1), (1, 1), (2, 2), (3, 1), (1, 4), (9, 8)]))
     spans = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
     side = st.one_of(st.integers(1, 20), st.integers(1, 130), st.sampled_from([7, 14, 28, 56]))

@@ -33,6 +33,20 @@ __device__ inline void wait_barrier(std::uint32_t barrier, int parity) {
       "r"(parity)
       : "memory");
 }
+// Whether there is nothing to wait for. Asked early, the answer takes no time.
+__device__ inline bool test_barrier(std::uint32_t barrier, int parity) {
+  int done;
+  asm volatile(
+      "{\n"
+      " .reg .pred done;\n"
+      " mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+      " selp.s32 %0, 1, 0, done;\n"
+      "}\n"
+      : "=r"(done)
+      : "r"(barrier), "r"(parity)
+      : "memory");
+  return done != 0;
+}
 // Numbered barriers of the block (0 to 2, beside __syncthreads), for so many threads: some only
 // tell that they have come. Numbers that are not known before would take all 16 that a block may
 // have.

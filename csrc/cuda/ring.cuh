@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(
     const Unit unit = unit_of(grid, slice, step);
     expect_bytes(barrier, g.images * g.pixels * pixel_bytes);
     load_box(stage, source, first_channel, unit.source_column(g.w),
-             unit.source_row(g.h) + step * g.h.dilation, unit.image, barrier);
+             unit.source_row(g.h) + (g.first_step + step) * g.h.dilation, unit.image, barrier);
   };
   Ring<stages_of(Pass::forward, {kernel_h, kernel_w}), decltype(load)> ring(
       shared, g.stage_bytes, units_of(grid, slice) * g.steps, load);
@@ -90,7 +90,7 @@ __global__ void __launch_bounds__(
     const bool works =
         place.image < g.images && image < grid.batch && first_channel + channel < grid.channels;
     const int width = works ? g.w.result - left : 0;
-    const int steps = min(g.steps, (unit.rows(grid) - 1) * stride + kernel_h);
+    const int steps = (min(g.band, unit.rows(grid)) - 1) * stride + kernel_h;
     const Inside rows(grid, unit);
     const int above = min(rows.first, steps);
     const int inside = max(min(rows.last, steps), above);
@@ -146,7 +146,8 @@ __global__ void __launch_bounds__(
       }
       if (phase == (kernel_h - 1) % stride && i >= kernel_h - 1) store();
     };
-    int i = 0;
+    const int brought = g.first_step + g.steps;
+    int i = g.first_step;
     ring.pass(i, above);
 #pragma unroll 1
     for (; i < inside; ++i) {
@@ -159,8 +160,10 @@ __global__ void __launch_bounds__(
     // Below the image: results that are open still.
 #pragma unroll 1
     for (; i < steps; ++i) {
-      ring.wait();
-      ring.leave();
+      if (i < brought) {
+        ring.wait();
+        ring.leave();
+      }
       if (i % stride == 0) {
 #pragma unroll
         for (int k = 0; k + 1 < open; ++k)
@@ -172,7 +175,7 @@ __global__ void __launch_bounds__(
       }
       if (i % stride == (kernel_h - 1) % stride && i >= kernel_h - 1) store();
     }
-    ring.pass(i, g.steps);
+    ring.pass(i, brought);
   }
 #endif
 }

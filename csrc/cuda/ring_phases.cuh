@@ -48,8 +48,8 @@ __global__ void __launch_bounds__(
   const auto load = [&](int step, std::uint32_t stage, std::uint32_t barrier) {
     const Unit unit = unit_of(grid, slice, step);
     expect_bytes(barrier, g.images * g.pixels * pixel_bytes);
-    load_box(stage, source, first_channel, unit.source_column(g.w), unit.source_row(g.h) + step,
-             unit.image, barrier);
+    load_box(stage, source, first_channel, unit.source_column(g.w),
+             unit.source_row(g.h) + g.first_step + step, unit.image, barrier);
   };
   Ring<stages_of(Pass::backward_input, {kernel_h, kernel_w}), decltype(load)> ring(
       shared, g.stage_bytes, units_of(grid, slice) * g.steps, load);
@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(
     const bool works =
         place.image < g.images && image < grid.batch && first_channel + channel < grid.channels;
     const int width = works ? p.result_w : 0;
-    const int steps = min(g.steps, unit.rows(grid) - 1 + half_h);
+    const int steps = min(g.band, unit.rows(grid)) - 1 + half_h;
     const Inside rows(grid, unit);
     const int above = min(rows.first, steps);
     const int inside = max(min(rows.last, steps), above);
@@ -102,7 +102,8 @@ __global__ void __launch_bounds__(
           sums[k][phase][c][v] = k + 1 < half_h ? sums[k + 1][phase][c][v] : 0;
         }
     };
-    int i = 0;
+    const int brought = g.first_step + g.steps;
+    int i = g.first_step;
     ring.pass(i, above);
 #pragma unroll 1
     for (; i < inside; ++i) {
@@ -136,12 +137,14 @@ __global__ void __launch_bounds__(
     // Below the gradient: steps that are open still.
 #pragma unroll 1
     for (; i < steps; ++i) {
-      ring.wait();
-      ring.leave();
+      if (i < brought) {
+        ring.wait();
+        ring.leave();
+      }
       move_on();
       if (i >= half_h - 1) store();
     }
-    ring.pass(i, g.steps);
+    ring.pass(i, brought);
   }
 #endif
 }

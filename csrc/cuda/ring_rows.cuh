@@ -109,12 +109,17 @@ struct Place {
 #if __CUDA_ARCH__ >= 900
 // The rows of a block's units as they come. `load(step, stage, barrier)` tells the barrier what to
 // expect, and starts the copies. Warps pass over them at their own pace, but for a few rows.
-template <int stages, typename Load>
+// With `turns`, warps bring rows in turn, for it takes a while; it takes registers as well.
+template <int stages, typename Load, int alignment = kBoxAlignment, bool turns = false>
 class Ring {
  public:
   // Begins when nobody uses the memory any more.
   __device__ Ring(char* shared, int stage_bytes, int steps, const Load& load)
-      : load_(load), full_(shared_address(shared)), stage_bytes_(stage_bytes), last_(steps) {
+      : load_(load),
+        full_(shared_address(shared)),
+        stage_bytes_(stage_bytes),
+        last_(steps),
+        turn_(static_cast<int>(threadIdx.x) / 32) {
     fence_copies();
     if (threadIdx.x == 0) {
       for (int i = 0; i < stages; ++i) {
@@ -131,6 +136,9 @@ class Ring {
     }
   }
 
+  // Whether the row of this step is there.
+  __device__ bool test() const { return test_barrier(full(slot(step_)), parity(step_)); }
+  __device__ std::uint32_t wait(bool tested) const { return tested ? stage(slot(step_)) : wait(); }
   // The row of this step, when it is there.
   __device__ std::uint32_t wait() const {
     wait_barrier(full(slot(step_)), parity(step_));
@@ -142,7 +150,14 @@ class Ring {
     if (threadIdx.x % 32 == 0) arrive_at(empty(slot(step_)));
     const int used = step_ - lag_of(stages);
     ++step_;
-    if (threadIdx.x == 0 && used >= 0 && used + stages < last_) {
+    bool brings = threadIdx.x == 0;
+    if constexpr (turns) {
+      brings = turn_ == 0 && threadIdx.x % 32 == 0;
+      if (turn_ == 0) turn_ = static_cast<int>(blockDim.x) / 32;
+      --turn_;
+    }
+    // The place of that row is filled anew when all warps have read it.
+    if (brings && used >= 0 && used + stages < last_) {
       wait_barrier(empty(slot(used)), parity(used));
       start(used + stages);
     }
@@ -163,7 +178,7 @@ class Ring {
   __device__ std::uint32_t full(int slot) const { return full_ + 8 * slot; }
   __device__ std::uint32_t empty(int slot) const { return full_ + 8 * (stages + slot); }
   __device__ std::uint32_t stage(int slot) const {
-    return full_ + control_bytes(stages) + slot * stage_bytes_;
+    return full_ + control_bytes(stages, alignment) + slot * stage_bytes_;
   }
   __device__ void start(int step) const {
     if (step < last_) load_(step, stage(slot(step)), full(slot(step)));
@@ -172,6 +187,7 @@ class Ring {
   Load load_;
   std::uint32_t full_;
   int stage_bytes_, last_;
+  int turn_;  // steps until it is this warp's to bring a row
   int step_ = 0;
 };
 #endif

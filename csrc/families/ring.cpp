@@ -4,21 +4,19 @@
 #include <optional>
 
 #include "family.h"
+#include "ring_tiles.h"
 
 namespace dwconv {
 namespace ring {
 
-Geometry geometry(const Problem& problem, const Tiles& tiles) {
+Geometry units_of(const Problem& problem, const Tiles& tiles, const Shape& shape) {
   Geometry g;
   g.h = window_of(problem, problem.h);
   g.w = window_of(problem, problem.w);
-  const Filter filter{static_cast<int>(problem.h.kernel), static_cast<int>(problem.w.kernel)};
-  g.shape = shape_of(problem.pass, problem.dtype, filter, static_cast<int>(problem.h.stride));
-  const auto bytes = static_cast<int>(size_of(problem.dtype));
+  g.shape = shape;
   g.width = tiles.width;
   g.groups = static_cast<int>((problem.channels + g.width - 1) / g.width);
   g.vectors = g.width / g.shape.channels;
-  g.lanes = g.vectors > kLanes ? 2 * kLanes : kLanes;
   g.images = tiles.images;
   g.image_blocks = static_cast<int>((problem.batch + g.images - 1) / g.images);
   g.row_classes = std::min(g.h.dilation, g.h.result);
@@ -31,6 +29,27 @@ Geometry geometry(const Problem& problem, const Tiles& tiles) {
   g.band = std::min(tiles.band, results);
   g.bands = ceil_div(results, g.band);
   g.steps = (g.band - 1) * g.h.stride + g.h.kernel;
+  if (g.bands == 1 && g.h.dilation == 1) {
+    const int last = std::min(g.steps, g.h.pad + g.h.source);
+    if (problem.pass == Pass::backward_weight) {  // gradients come, whether there is a row or not
+      g.steps = std::max(last, (g.band - 1) * g.h.stride + 1);
+    } else {
+      g.first_step = std::clamp(g.h.pad, 0, last);
+      g.steps = last - g.first_step;
+    }
+  }
+  g.units = static_cast<std::int64_t>(g.image_blocks) * g.row_classes * g.column_classes *
+            g.column_tiles * g.bands;
+  return g;
+}
+
+Geometry geometry(const Problem& problem, const Tiles& tiles) {
+  const Filter filter{static_cast<int>(problem.h.kernel), static_cast<int>(problem.w.kernel)};
+  Geometry g =
+      units_of(problem, tiles,
+               shape_of(problem.pass, problem.dtype, filter, static_cast<int>(problem.h.stride)));
+  const auto bytes = static_cast<int>(size_of(problem.dtype));
+  g.lanes = g.vectors > kLanes ? 2 * kLanes : kLanes;
   g.pixel_bytes = g.lanes * g.shape.channels * bytes;
   const bool weight = problem.pass == Pass::backward_weight;
   g.grad_pixels = weight ? g.strips * g.shape.columns : 0;
@@ -41,8 +60,6 @@ Geometry geometry(const Problem& problem, const Tiles& tiles) {
                                  : g.width * static_cast<int>(problem.taps()));
   const int stages = stages_of(problem.pass, filter);
   g.shared_bytes = control_bytes(stages) + std::max(stages * g.stage_bytes, others);
-  g.units = static_cast<std::int64_t>(g.image_blocks) * g.row_classes * g.column_classes *
-            g.column_tiles * g.bands;
   return g;
 }
 
@@ -56,9 +73,9 @@ using namespace ring;
 // on 500 problems, most of them random: the choice is 3.3 % slower than the best tiling that was
 // tried on average. Launch, lines and blocks were then set by hand, so that of 522 problems the
 // choice between this family and strip is 3.1 % slower than the better one.
-constexpr double kLaunchUs = 6.5;      // with the first rows and the last ones
-constexpr double kSumUs = 2.5;         // the kernel that adds the partial sums
-constexpr double kBytesPerUs = 2.7e6;  // a large copy moves 3.0e6
+constexpr double kLaunchUs = 6.5;  // with the first rows and the last ones
+constexpr double kSumUs = 2.5;     // the kernel that adds the partial sums
+constexpr Memory kMemory{.bytes_per_us = 2.7e6, .reread = 0.34, .narrow = 0.07, .partly = 0.29};
 constexpr double kIssuePerUs = 5.2e3;  // warp instructions of a multiprocessor, at best
 constexpr double kWarps = 13.4;        // that keep its issue slots busy; fewer do so less
 constexpr double kWarpsPower = 0.83;   // by this power
@@ -70,63 +87,19 @@ constexpr double kOutside = 0.52;  // of a step's time, where its row is not the
 constexpr double kUnitUs = 0.28;
 constexpr double kBlockUs = 0.12;   // of a block's start, which keeps its multiprocessor busy
 constexpr double kConflicts = 1.2;  // lanes of different strips meet in the same banks
-constexpr double kReread = 0.34;    // of bytes that are read twice, which come from the L2
 constexpr double kLine = 128;       // bytes of a line of the L2
-constexpr double kNarrow = 0.07;    // of a block's channels that are less than two lines
-constexpr double kPartly = 0.29;    // and of those that a box brings beyond them
 // Of pixels that begin within a line: N128 C144 56x56 k3 float32 took 218 us, and 189 in strip.
 constexpr double kSplit = 1.12;
 constexpr double kPartials = 32;  // bytes that a partial sum costs
 
-// Instructions of a thread for one row.
-double step_instructions(const Problem& problem, const Geometry& g) {
-  const Shape& s = g.shape;
-  const double stride = g.h.stride;
-  const double products = static_cast<double>(problem.taps()) * s.columns * s.channels / stride;
-  const double load = problem.dtype == DType::float32 ? 1 : 1 + s.channels;
-  const double source = ((s.columns - 1) * g.w.stride + g.w.kernel) * load;
-  const double other = problem.pass == Pass::backward_weight
-                           ? load + kMoves * s.channels * (g.h.kernel / stride - 1)
-                           : load + 2;
-  const double results = by_phases(problem) ? 4 : 1;
-  return kStepInstructions + products + source + results * s.columns * other / stride;
-}
+}  // namespace
 
-struct Found {
-  double us = -1;
-  Tiles tiles{};
-  std::int64_t slices = 0;
-};
-
-// The tiles of a problem with blocks that take them in turn, `resident` of which run at a time on a
-// multiprocessor.
-Found estimate(const Problem& problem, const Arch& arch, const Tiles& tiles, const Geometry& g,
-               int resident) {
-  const bool weight = problem.pass == Pass::backward_weight;
-  const std::int64_t all = static_cast<std::int64_t>(resident) * arch.multiprocessors;
-  const double products = static_cast<double>(g.units) * g.band * g.shape.columns;
-  const auto exact = weight ? static_cast<std::int64_t>(std::ceil(products / kMostProducts)) : 1;
-  const std::int64_t slices = std::clamp<std::int64_t>(std::max(all / g.groups, exact), 1,
-                                                       std::max<std::int64_t>(g.units, 1));
-  const auto blocks = static_cast<double>(slices * g.groups);
-  const double waves = std::ceil(blocks / static_cast<double>(all));
-  const double rounds = std::ceil(static_cast<double>(g.units) / static_cast<double>(slices));
-  const double on_one = std::min<double>(resident, std::ceil(blocks / arch.multiprocessors));
-  const double warps = on_one * g.threads() / 32;
-
+double ring::memory_us(const Problem& problem, const Arch& arch, const Geometry& g,
+                       const Memory& memory) {
+  const double rate = memory.bytes_per_us * arch.multiprocessors / 132;
   const int source_rows = ceil_div(g.h.source, g.row_classes);
   const int source_columns = ceil_div(g.w.source, g.column_classes);
-  const double inside = std::min(g.steps, source_rows);
-  const double instructions = step_instructions(problem, g);
-  const double busy = std::min(1.0, std::pow(warps / kWarps, kWarpsPower));
-  const double conflicts = g.lanes % g.vectors == 0 ? 1 : kConflicts;
-  const double step_us = std::max(conflicts * warps * instructions / (kIssuePerUs * busy),
-                                  kSmallStepUs + kAloneUs * instructions);
-  const double compute =
-      waves * rounds *
-      (inside * step_us + (g.steps - inside) * std::max(kOutside * step_us, kSmallStepUs) +
-       kUnitUs);
-
+  const double inside = std::min((g.band - 1) * g.h.stride + g.h.kernel, source_rows);
   const bool backward = problem.pass == Pass::backward_input;
   const auto input = static_cast<double>(problem.input_numel() * size_of(problem.dtype));
   const auto output = static_cast<double>(problem.output_numel() * size_of(problem.dtype));
@@ -142,15 +115,51 @@ Found estimate(const Problem& problem, const Arch& arch, const Tiles& tiles, con
   const bool splits = problem.dtype == DType::float32 && g.groups > 1 &&
                       std::fmod(bytes_of(problem.channels), kLine) != 0;
   const double split = splits ? kSplit : 1;
-  const double rate = kBytesPerUs * arch.multiprocessors / 132;
-  const double memory = (input + output + source_bytes * kReread * std::max(read - 1, 0.0)) / rate *
-                        (1 + kNarrow * narrow) * (1 + kPartly * (1 - channels)) * split;
-  const double sums =
-      weight ? kSumUs + blocks * g.width * static_cast<double>(problem.sums()) * kPartials / rate
-             : 0;
-  const double us = kLaunchUs + sums + kBlockUs * waves * on_one + std::max(memory, compute) +
+  return (input + output + source_bytes * memory.reread * std::max(read - 1, 0.0)) / rate *
+         (1 + memory.narrow * narrow) * (1 + memory.partly * (1 - channels)) * split;
+}
+
+namespace {
+
+// Instructions of a thread for one row.
+double step_instructions(const Problem& problem, const Geometry& g) {
+  const Shape& s = g.shape;
+  const double stride = g.h.stride;
+  const double products = static_cast<double>(problem.taps()) * s.columns * s.channels / stride;
+  const double load = problem.dtype == DType::float32 ? 1 : 1 + s.channels;
+  const double source = ((s.columns - 1) * g.w.stride + g.w.kernel) * load;
+  const double other = problem.pass == Pass::backward_weight
+                           ? load + kMoves * s.channels * (g.h.kernel / stride - 1)
+                           : load + 2;
+  const double results = by_phases(problem) ? 4 : 1;
+  return kStepInstructions + products + source + results * s.columns * other / stride;
+}
+
+// The tiles of a problem with blocks that take them in turn, `resident` of which run at a time on a
+// multiprocessor.
+Found estimate(const Problem& problem, const Arch& arch, const Tiles& tiles, const Geometry& g,
+               int resident) {
+  const bool weight = problem.pass == Pass::backward_weight;
+  const Turns t(problem, arch, g, resident, kMostProducts);
+
+  const double inside = std::min(g.steps, ceil_div(g.h.source, g.row_classes));
+  const double instructions = step_instructions(problem, g);
+  const double busy = std::min(1.0, std::pow(t.warps / kWarps, kWarpsPower));
+  const double conflicts = g.lanes % g.vectors == 0 ? 1 : kConflicts;
+  const double step_us = std::max(conflicts * t.warps * instructions / (kIssuePerUs * busy),
+                                  kSmallStepUs + kAloneUs * instructions);
+  const double compute =
+      t.waves * t.rounds *
+      (inside * step_us + (g.steps - inside) * std::max(kOutside * step_us, kSmallStepUs) +
+       kUnitUs);
+
+  const double memory = memory_us(problem, arch, g, kMemory);
+  const double sums = weight ? kSumUs + t.blocks * g.width * static_cast<double>(problem.sums()) *
+                                            kPartials / kMemory.bytes_per_us
+                             : 0;
+  const double us = kLaunchUs + sums + kBlockUs * t.waves * t.on_one + std::max(memory, compute) +
                     0.08 * std::min(memory, compute);
-  return {us, tiles, slices};
+  return {us, tiles, t.slices};
 }
 
 // The tiles with the lowest estimate; us < 0 where none fits.
@@ -169,38 +178,25 @@ Found search(const Problem& problem, const Arch& arch) {
     if (best.us < 0 || found.us < best.us) best = found;
     return true;
   };
-  constexpr int kMostImages = 16, kMostBands = 16, kMoreGroups = 4;
-  constexpr int kSector = 32;  // bytes that memory moves at least
   const auto bytes = static_cast<int>(size_of(problem.dtype));
   const Geometry one = geometry(problem, {kCopyBytes / bytes, 1, 1, 1});
-  const int results = ceil_div(one.h.result, one.row_classes);
-  const int all_strips = ceil_div(ceil_div(one.w.result, one.column_classes), one.shape.columns);
   const int most_width = (has_many_lanes(filter) ? 2 : 1) * kLanes * one.shape.channels;
-  const std::int64_t least_groups = (problem.channels + most_width - 1) / most_width;
-  for (int more = 0; more <= kMoreGroups; ++more) {
-    const std::int64_t groups = least_groups + more;
-    const auto even = static_cast<int>((problem.channels + groups - 1) / groups);
-    const int width = std::min(round_up(even, kSector / bytes), most_width);
-    for (int tiles = 1; tiles <= all_strips; ++tiles) {
-      const int strips = ceil_div(all_strips, tiles);
-      if (ceil_div(all_strips, strips) != tiles) continue;
-      for (int images = 1; images <= std::min<std::int64_t>(problem.batch, kMostImages); ++images) {
-        if (!consider({width, images, strips, results})) break;
-        for (int bands = 2; bands <= kMostBands; ++bands) {
-          const int rows = ceil_div(results, bands);
-          if (ceil_div(results, rows) == bands) consider({width, images, strips, rows});
-        }
-      }
-    }
-  }
+  for_tiles(problem, one, most_width, consider);
   return best;
 }
+
+}  // namespace
+
+namespace ring {
+namespace {
 
 bool is_compiled(const Axis& h, const Axis& w) {
   for (const Filter& filter : kFilters)
     if (filter.h == h.kernel && filter.w == w.kernel) return true;
   return false;
 }
+
+}  // namespace
 
 std::optional<std::string> refuse(const Problem& problem, const Arch& arch) {
   if (!is_sm_90(arch)) return "it needs the copy engine of sm_90";
@@ -230,24 +226,16 @@ std::optional<std::string> refuse(const Problem& problem, const Arch& arch) {
   return std::nullopt;
 }
 
-// As in strip: a gradient that a unit lacks is a zero that meets an image.
-bool spreads_nonfinite(const Problem& problem) { return problem.pass == Pass::backward_weight; }
-
-Answer plan_launch(const Kernel& kernel, const Problem& problem, const Arch& arch) {
-  if (auto reason = refuse(problem, arch)) return *std::move(reason);
-  const Found best = search(problem, arch);
-  if (best.us < 0) return "its rows do not fit the shared memory of the device";
-  const Geometry g = geometry(problem, best.tiles);
-  if (g.units * g.steps >= std::int64_t{1} << 30)
-    return "images, batch or channels are too large for it";
+Plan plan_of(const Kernel& kernel, const Problem& problem, const Geometry& g, std::int64_t slices,
+             int stages, double us) {
   Plan plan;
   plan.kernel = &kernel;
-  plan.blocks = g.units == 0 ? 0 : best.slices * g.groups;
+  plan.blocks = g.units == 0 ? 0 : slices * g.groups;
   plan.threads = g.threads();
   plan.tiling = {.planes = g.width,
                  .images = g.images,
                  .rows = g.band,
-                 .stages = stages_of(problem.pass, {g.h.kernel, g.w.kernel}),
+                 .stages = stages,
                  .threads = plan.threads,
                  .tile_rows = 1,
                  .columns = g.strips,
@@ -258,8 +246,26 @@ Answer plan_launch(const Kernel& kernel, const Problem& problem, const Arch& arc
     plan.sums_overlap = true;
     plan.workspace_bytes = partials_of(problem, g, plan.blocks).bytes();
   }
-  plan.estimate_us = best.us;
+  plan.estimate_us = us;
   return plan;
+}
+
+}  // namespace ring
+
+namespace {
+
+// As in strip: a gradient that a unit lacks is a zero that meets an image.
+bool spreads_nonfinite(const Problem& problem) { return problem.pass == Pass::backward_weight; }
+
+Answer plan_launch(const Kernel& kernel, const Problem& problem, const Arch& arch) {
+  if (auto reason = refuse(problem, arch)) return *std::move(reason);
+  const Found best = search(problem, arch);
+  if (best.us < 0) return "its rows do not fit the shared memory of the device";
+  const Geometry g = geometry(problem, best.tiles);
+  if (g.units * g.steps >= std::int64_t{1} << 30)
+    return "images, batch or channels are too large for it";
+  return plan_of(kernel, problem, g, best.slices, stages_of(problem.pass, {g.h.kernel, g.w.kernel}),
+                 best.us);
 }
 
 }  // namespace

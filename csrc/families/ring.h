@@ -5,6 +5,8 @@
 #pragma once
 
 #include <iterator>
+#include <optional>
+#include <string>
 
 #include "channel_groups.h"
 #include "unit.h"
@@ -36,8 +38,10 @@ constexpr int stages_of(Pass pass, const Filter& filter) {
   return filter.h <= 3 || pass == Pass::backward_weight ? 4 : 8;
 }
 constexpr int lag_of(int stages) { return stages > 4 ? 2 : 1; }
-// Barriers of the ring: of each row, that it has come and that it has been read.
-constexpr int control_bytes(int stages) { return round_up(2 * 8 * stages, kBoxAlignment); }
+// Barriers of the ring: of each row, that it has come and that it has been read. Stages follow.
+constexpr int control_bytes(int stages, int alignment = kBoxAlignment) {
+  return round_up(2 * 8 * stages, alignment);
+}
 
 // What a thread computes of a row: results of so many columns and neighbouring channels.
 struct Shape {
@@ -80,16 +84,21 @@ struct Geometry {
   int column_tiles = 1;
   int band = 1;  // rows of results of a unit
   int bands = 1;
-  int steps = 1;        // rows of the source that a unit passes over, if they are there
+  int first_step = 0;   // the first row that a unit passes over: those before it are not there
+  int steps = 1;        // and how many, whether they are there or not
   int pixels = 1;       // columns of the source that a tile reads
   int grad_pixels = 0;  // backward_weight: and of the output gradient
   int pixel_bytes = 1;  // in shared memory
   int grad_at = 0;      // in a stage
   int stage_bytes = 0;
+  int place_bytes = 0;  // for a row of results on its way out, where they are collected
   int shared_bytes = 0;
   std::int64_t units = 0;  // of a group of channels
+  int warps = 0;           // of a block, where it is not that each thread has a strip of a vector
 
-  constexpr int threads() const { return round_up(images * strips * vectors, 32); }
+  constexpr int threads() const {
+    return warps > 0 ? warps * 32 : round_up(images * strips * vectors, 32);
+  }
 };
 
 struct Tiles {
@@ -100,6 +109,22 @@ constexpr Tiles tiles_of(const Plan& plan) {
   return {t.planes, t.images, t.columns, t.rows};
 }
 Geometry geometry(const Problem& problem, const Tiles& tiles);
+// Of that what is not bytes of shared memory, with threads or lanes of any shape.
+Geometry units_of(const Problem& problem, const Tiles& tiles, const Shape& shape);
+
+// What its planner shares with that of families whose rows come in the same way: why it would not
+// take a problem, the time that memory takes, and the plan.
+std::optional<std::string> refuse(const Problem& problem, const Arch& arch);
+// What memory gets through on an H100, and what costs more, in parts of the time.
+struct Memory {
+  double bytes_per_us;  // a large copy moves 3.0e6
+  double reread;        // of bytes that are read twice, which come from the L2
+  double narrow;        // of a block's channels that are less than two lines of the L2
+  double partly;        // of those that a box brings beyond them
+};
+double memory_us(const Problem& problem, const Arch& arch, const Geometry& g, const Memory& memory);
+Plan plan_of(const Kernel& kernel, const Problem& problem, const Geometry& g, std::int64_t slices,
+             int stages, double us);
 
 // Sums of a weight gradient that are added over a block's threads at a time.
 inline constexpr int kSumBatch = 8;

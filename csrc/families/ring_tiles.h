@@ -1,0 +1,72 @@
+// Tiles that the families with rings of rows choose from, and how those are dealt out.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+
+#include "ring.h"
+
+namespace dwconv::ring {
+
+// The best tiles so far; none while us < 0.
+struct Found {
+  double us = -1;
+  Tiles tiles{};
+  std::int64_t slices = 0;
+};
+
+// Blocks that take the units of a group of channels in turn, `resident` of which run at a time on a
+// multiprocessor. Of a weight gradient, none adds up more than `most_added` elements of a thread or
+// warp.
+struct Turns {
+  std::int64_t slices;  // blocks of a group
+  double blocks, waves;
+  double rounds;         // units of a block
+  double on_one, warps;  // blocks and warps of a multiprocessor
+
+  Turns(const Problem& problem, const Arch& arch, const Geometry& g, int resident,
+        double most_added) {
+    const bool weight = problem.pass == Pass::backward_weight;
+    const std::int64_t all = static_cast<std::int64_t>(resident) * arch.multiprocessors;
+    const double added = static_cast<double>(g.units) * g.band * g.shape.columns;
+    const auto exact = weight ? static_cast<std::int64_t>(std::ceil(added / most_added)) : 1;
+    slices = std::clamp<std::int64_t>(std::max(all / g.groups, exact), 1,
+                                      std::max<std::int64_t>(g.units, 1));
+    blocks = static_cast<double>(slices * g.groups);
+    waves = std::ceil(blocks / static_cast<double>(all));
+    rounds = std::ceil(static_cast<double>(g.units) / static_cast<double>(slices));
+    on_one = std::min<double>(resident, std::ceil(blocks / arch.multiprocessors));
+    warps = on_one * g.threads() / 32;
+  }
+};
+
+// Calls consider(tiles) for all that divide the problem about evenly, `one` being the geometry with
+// the smallest. It returns whether they fit: more images do not either.
+template <typename Consider>
+void for_tiles(const Problem& problem, const Geometry& one, int most_width,
+               const Consider& consider) {
+  constexpr int kMostImages = 16, kMostBands = 16, kMoreGroups = 4;
+  constexpr int kSector = 32;  // bytes that memory moves at least
+  const int unit = kSector / static_cast<int>(size_of(problem.dtype));
+  const int results = ceil_div(one.h.result, one.row_classes);
+  const int all_strips = ceil_div(ceil_div(one.w.result, one.column_classes), one.shape.columns);
+  const std::int64_t least_groups = (problem.channels + most_width - 1) / most_width;
+  for (int more = 0; more <= kMoreGroups; ++more) {
+    const std::int64_t groups = least_groups + more;
+    const auto even = static_cast<int>((problem.channels + groups - 1) / groups);
+    const int width = std::min(round_up(even, unit), most_width);
+    for (int tiles = 1; tiles <= all_strips; ++tiles) {
+      const int strips = ceil_div(all_strips, tiles);
+      if (ceil_div(all_strips, strips) != tiles) continue;
+      for (int images = 1; images <= std::min<std::int64_t>(problem.batch, kMostImages); ++images) {
+        if (!consider(Tiles{width, images, strips, results})) break;
+        for (int bands = 2; bands <= kMostBands; ++bands) {
+          const int rows = ceil_div(results, bands);
+          if (ceil_div(results, rows) == bands) consider(Tiles{width, images, strips, rows});
+        }
+      }
+    }
+  }
+}
+
+}  // namespace dwconv::ring
