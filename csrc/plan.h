@@ -11,7 +11,16 @@
 namespace dwconv {
 
 // One row of kernels.inc: a compiled kernel and the class of problems it was compiled for.
-enum class Family : std::uint8_t { generic, pointwise, tile, plane, toeplitz, strip, ring };
+enum class Family : std::uint8_t {
+  generic,
+  pointwise,
+  tile,
+  plane,
+  toeplitz,
+  strip,
+  ring,
+  diagonal
+};
 
 struct Kernel {
   int row;  // index into the table

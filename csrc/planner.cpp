@@ -39,6 +39,8 @@ const FamilyPlanner& planner_of(Family family) {
       return kStripPlanner;
     case Family::ring:
       return kRingPlanner;
+    case Family::diagonal:
+      return kDiagonalPlanner;
   }
   throw std::logic_error("a kernel family has no planner");
 }

@@ -121,4 +121,9 @@ def problems_for(row: dict[str, str]) -> st.SearchStrategy[Problem]:
         return single_taps()
     if row["name"].startswith("ring_"):
         return wide_pixels()
+    if row["name"].startswith("diagonal_"):
+        square = [(3, 3), (5, 5), (7, 7)]
+        return wide_pixels(
+            filters=square, strides=[1, 1, 1, 2] if row["pass"] == "forward" else [1]
+        )
     return small_images() if row["name"].startswith("plane_") else everyday_problems()

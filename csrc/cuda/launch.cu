@@ -1,6 +1,7 @@
 #include "launch.h"
 
 #include "check.cuh"
+#include "diagonal.h"
 #include "generic.h"
 #include "plane.h"
 #include "pointwise.h"

@@ -15,6 +15,7 @@ namespace dwconv {
 // So many channels, columns and images of one row; `step` from one column to the next.
 struct Box {
   int channels, columns, images, step;
+  bool swizzled = false;  // see swizzled(), below; the channels are 32, 64 or 128 bytes then
 };
 
 using EncodeTiled = CUresult(CUtensorMap*, CUtensorMapDataType, cuuint32_t, void*,
@@ -52,15 +53,27 @@ CUtensorMap tensor_map(const void* data, std::int64_t batch, std::int64_t rows,
                                 static_cast<cuuint32_t>(box.columns * box.step), 1,
                                 static_cast<cuuint32_t>(box.images)};
   const cuuint32_t steps[] = {1, static_cast<cuuint32_t>(box.step), 1, 1};
+  const std::int64_t bytes = box.channels * size_of(dtype);
+  const CUtensorMapSwizzle swizzle = !box.swizzled ? CU_TENSOR_MAP_SWIZZLE_NONE
+                                     : bytes == 32 ? CU_TENSOR_MAP_SWIZZLE_32B
+                                     : bytes == 64 ? CU_TENSOR_MAP_SWIZZLE_64B
+                                                   : CU_TENSOR_MAP_SWIZZLE_128B;
   CUtensorMap map{};
   const CUresult result =
       encode_tiled()(&map, type, 4, const_cast<void*>(data), sizes, strides, extents, steps,
-                     CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_NONE,
-                     CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+                     CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
+                     CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result != CUDA_SUCCESS) {
     throw std::runtime_error("dwconv: no tensor map: driver error " + std::to_string(result));
   }
   return map;
+}
+
+// Where byte `at` of a swizzled box lies, which begins at a multiple of kSwizzle: pixels that are
+// equal in all but their number modulo 8 share no bank, 16 bytes of each.
+inline constexpr int kSwizzle = 1024;
+__device__ inline std::uint32_t swizzled(std::uint32_t at, int pixel_bytes) {
+  return at ^ (at >> 3 & (pixel_bytes - 16));
 }
 
 #if __CUDA_ARCH__ >= 900
@@ -71,6 +84,16 @@ __device__ inline void load_box(std::uint32_t shared, const CUtensorMap& map, in
       "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes "
       "[%0], [%1, {%2, %3, %4, %5}], [%6];" ::"r"(shared),
       "l"(&map), "r"(channel), "r"(column), "r"(row), "r"(image), "r"(barrier)
+      : "memory");
+}
+// One thread starts the copy of a box to global memory, but for what is beyond the tensor. To be
+// committed.
+__device__ inline void store_box(const CUtensorMap& map, int channel, int column, int row,
+                                 int image, std::uint32_t shared) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.global.shared::cta.bulk_group [%0, {%1, %2, %3, %4}], [%5];" ::"l"(
+          &map),
+      "r"(channel), "r"(column), "r"(row), "r"(image), "r"(shared)
       : "memory");
 }
 // Orders what threads did to shared memory before what the copy engine does to it.

@@ -27,5 +27,6 @@ extern const FamilyPlanner kPlanePlanner;
 extern const FamilyPlanner kToeplitzPlanner;
 extern const FamilyPlanner kStripPlanner;
 extern const FamilyPlanner kRingPlanner;
+extern const FamilyPlanner kDiagonalPlanner;
 
 }  // namespace dwconv

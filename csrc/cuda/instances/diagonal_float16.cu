@@ -1,0 +1,20 @@
+#include "../diagonal.cuh"
+
+namespace dwconv::diagonal {
+
+template <>
+void launch<Pass::forward, DType::float16, Layout::nhwc>(const Problem& problem, const Plan& plan,
+                                                         const Tensors& tensors,
+                                                         cudaStream_t stream) {
+  launch_convolve<DType::float16>(problem, plan, tensors, stream);
+}
+
+template <>
+void launch<Pass::backward_input, DType::float16, Layout::nhwc>(const Problem& problem,
+                                                                const Plan& plan,
+                                                                const Tensors& tensors,
+                                                                cudaStream_t stream) {
+  launch_convolve<DType::float16>(problem, plan, tensors, stream);
+}
+
+}  // namespace dwconv::diagonal

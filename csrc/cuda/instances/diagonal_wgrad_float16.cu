@@ -1,0 +1,13 @@
+#include "../diagonal_wgrad.cuh"
+
+namespace dwconv::diagonal {
+
+template <>
+void launch<Pass::backward_weight, DType::float16, Layout::nhwc>(const Problem& problem,
+                                                                 const Plan& plan,
+                                                                 const Tensors& tensors,
+                                                                 cudaStream_t stream) {
+  launch_sum_rows<DType::float16>(problem, plan, tensors, stream);
+}
+
+}  // namespace dwconv::diagonal
