@@ -63,6 +63,9 @@ __global__ void __launch_bounds__(most_threads(Filter{kernel_h, kernel_w}), 1)
   constexpr int pairs = pixel_pairs(kernel_w, stride);
   constexpr int open = (kernel_h + stride - 1) / stride;  // rows of results that a row adds to
   constexpr int together = interleave(stride);
+  // Whether the next row is brought while the tensor cores are at work on one. With 7 rows there
+  // are too few registers: N128 C96 56x56 took 77.5 us, and 82 so.
+  constexpr bool ahead = kernel_h < 7;
   extern __shared__ __align__(kStageAlignment) char shared[];
   const Grid& grid = p.grid;
   const Geometry& g = grid.g;
@@ -147,10 +150,8 @@ __global__ void __launch_bounds__(most_threads(Filter{kernel_h, kernel_w}), 1)
       rows_ring.leave();
       there = rows_ring.test();
     };
-    // The row of step i, which is `phase` modulo the stride. The next one is brought while the
-    // tensor cores are at work on this one.
+    // The row of step i, which is `phase` modulo the stride.
     const auto add_row = [&]<int phase>(std::integral_constant<int, phase>, int i) {
-      constexpr bool ahead = kernel_h < 7;
       if constexpr (!ahead) bring();
       const bool room = results.test();
       const auto operands = pixels.operands();
@@ -181,7 +182,7 @@ __global__ void __launch_bounds__(most_threads(Filter{kernel_h, kernel_w}), 1)
     const int brought = g.first_step + g.steps;
     int i = g.first_step;
     rows_ring.pass(i, above);
-    if (kernel_h < 7 && i < inside) bring();
+    if (ahead && i < inside) bring();
     there = rows_ring.test();
 #pragma unroll 1
     for (; i < inside; ++i) {

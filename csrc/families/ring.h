@@ -5,8 +5,6 @@
 #pragma once
 
 #include <iterator>
-#include <optional>
-#include <string>
 
 #include "channel_groups.h"
 #include "unit.h"
@@ -111,20 +109,6 @@ constexpr Tiles tiles_of(const Plan& plan) {
 Geometry geometry(const Problem& problem, const Tiles& tiles);
 // Of that what is not bytes of shared memory, with threads or lanes of any shape.
 Geometry units_of(const Problem& problem, const Tiles& tiles, const Shape& shape);
-
-// What its planner shares with that of families whose rows come in the same way: why it would not
-// take a problem, the time that memory takes, and the plan.
-std::optional<std::string> refuse(const Problem& problem, const Arch& arch);
-// What memory gets through on an H100, and what costs more, in parts of the time.
-struct Memory {
-  double bytes_per_us;  // a large copy moves 3.0e6
-  double reread;        // of bytes that are read twice, which come from the L2
-  double narrow;        // of a block's channels that are less than two lines of the L2
-  double partly;        // of those that a box brings beyond them
-};
-double memory_us(const Problem& problem, const Arch& arch, const Geometry& g, const Memory& memory);
-Plan plan_of(const Kernel& kernel, const Problem& problem, const Geometry& g, std::int64_t slices,
-             int stages, double us);
 
 // Sums of a weight gradient that are added over a block's threads at a time.
 inline constexpr int kSumBatch = 8;

@@ -1,8 +1,11 @@
-// Tiles that the families with rings of rows choose from, and how those are dealt out.
+// What planners of families with rings of rows share: why they do not take a problem, tiles to
+// choose from and how those are dealt out, the time that memory takes, and the plan.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
+#include <string>
 
 #include "ring.h"
 
@@ -68,5 +71,17 @@ void for_tiles(const Problem& problem, const Geometry& one, int most_width,
     }
   }
 }
+
+std::optional<std::string> refuse(const Problem& problem, const Arch& arch);
+// What memory gets through on an H100, and what costs more, in parts of the time.
+struct Memory {
+  double bytes_per_us;  // a large copy moves 3.0e6
+  double reread;        // of bytes that are read twice, which come from the L2
+  double narrow;        // of a block's channels that are less than two lines of the L2
+  double partly;        // of those that a box brings beyond them
+};
+double memory_us(const Problem& problem, const Arch& arch, const Geometry& g, const Memory& memory);
+Plan plan_of(const Kernel& kernel, const Problem& problem, const Geometry& g, std::int64_t slices,
+             int stages, double us);
 
 }  // namespace dwconv::ring
