@@ -84,7 +84,7 @@ __global__ void __launch_bounds__(most_threads(Filter{kernel_h, kernel_w}), 1)
   for (int v = 0; v < 2; ++v)
     start[v] = bias != nullptr && has_channel ? S::widen(bias[first_channel + channel + v]) : 0.f;
 
-  constexpr int control = ring::control_bytes(kStages, kStageAlignment);
+  constexpr int control = rows::control_bytes(kStages, kStageAlignment);
   Results results(shared_address(shared + kResultBarriers),
                   shared_address(shared + control + kStages * g.stage_bytes), g.place_bytes);
   const auto load = [&](int step, std::uint32_t stage, std::uint32_t barrier) {
@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(most_threads(Filter{kernel_h, kernel_w}), 1)
     load_box(stage, source, first_channel, unit.source_column(g.w),
              unit.source_row(g.h) + (g.first_step + step) * g.h.dilation, unit.image, barrier);
   };
-  ring::Ring<kStages, decltype(load), kStageAlignment, true> rows_ring(
+  rows::Ring<kStages, decltype(load), kStageAlignment, true> rows_ring(
       shared, g.stage_bytes, units_of(grid, slice) * g.steps, load);
 
   // Of the matrices that a lane loads, it gives the address of a row each: positions 0 to 7 and 8
@@ -220,7 +220,7 @@ void launch_convolve(const Problem& problem, const Plan& plan, const Tensors& te
   using S = Scalar<dtype>;
   using Type = typename S::Type;
   const bool backward = problem.pass == Pass::backward_input;
-  const Geometry g = geometry_of(problem, tiles_of(plan));
+  const Geometry g = geometry(problem, rows::tiles_of(plan));
   const Convolution p{Grid(g, problem, plan), backward};
   const CUtensorMap result = tensor_map<dtype>(
       backward ? tensors.input : tensors.output, problem.batch, g.h.result, g.w.result,

@@ -3,13 +3,13 @@
 
 #include "../families/diagonal.h"
 #include "mma.cuh"
-#include "ring_rows.cuh"
+#include "rows.cuh"
 
 namespace dwconv::diagonal {
 
-using ring::Grid;
-using ring::Inside;
-using ring::Unit;
+using rows::Grid;
+using rows::Inside;
+using rows::Unit;
 
 // Two columns of an image of a unit. Warps that have too few all have the last one.
 struct Position {

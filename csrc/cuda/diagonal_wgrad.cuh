@@ -126,7 +126,7 @@ __global__ void __launch_bounds__(kMostSumThreads, 1)
                unit.image, barrier);
     }
   };
-  ring::Ring<kStages, decltype(load), kStageAlignment, true> rows_ring(
+  rows::Ring<kStages, decltype(load), kStageAlignment, true> rows_ring(
       shared, g.stage_bytes, units_of(grid, slice) * g.steps, load);
 
   // Of the matrices that a lane loads, it gives the address of a row each. A matrix is a pixel of a
@@ -206,7 +206,7 @@ __global__ void __launch_bounds__(kMostSumThreads, 1)
 
   float* to = partial + (static_cast<std::int64_t>(group) * grid.slices + slice) * g.width *
                             p.partials.sums();
-  auto* batch = reinterpret_cast<float*>(shared + ring::control_bytes(kStages, kStageAlignment));
+  auto* batch = reinterpret_cast<float*>(shared + rows::control_bytes(kStages, kStageAlignment));
   add_warps<kernel_h, kernel_w>(g, share, sums, p.partials.bias, batch,
                                 [&](int channel, int tap, float sum) {
                                   if (first_channel + channel < grid.channels)
@@ -220,7 +220,7 @@ void launch_sum_rows(const Problem& problem, const Plan& plan, const Tensors& te
                      cudaStream_t stream) {
   using S = Scalar<dtype>;
   using Type = typename S::Type;
-  const Geometry g = geometry_of(problem, tiles_of(plan));
+  const Geometry g = geometry(problem, rows::tiles_of(plan));
   const WeightGradient p{Grid(g, problem, plan), partials_of(problem, g, plan.blocks)};
   auto* partial = static_cast<float*>(tensors.workspace);
   const CUtensorMap input =

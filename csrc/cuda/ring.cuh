@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(
     load_box(stage, source, first_channel, unit.source_column(g.w),
              unit.source_row(g.h) + (g.first_step + step) * g.h.dilation, unit.image, barrier);
   };
-  Ring<stages_of(Pass::forward, {kernel_h, kernel_w}), decltype(load)> ring(
+  rows::Ring<stages_of(Pass::forward, {kernel_h, kernel_w}), decltype(load)> ring(
       shared, g.stage_bytes, units_of(grid, slice) * g.steps, load);
   // Threads past the last image read what they can, for nothing.
   const int line = place.image < g.images ? place.image * g.pixels : 0;
@@ -186,7 +186,7 @@ void launch_convolve(const Problem& problem, const Plan& plan, const Tensors& te
   using S = Scalar<dtype>;
   using Type = typename S::Type;
   const bool backward = problem.pass == Pass::backward_input;
-  const Geometry g = geometry(problem, tiles_of(plan));
+  const Geometry g = geometry(problem, rows::tiles_of(plan));
   const Convolution p{Grid(g, problem, plan), backward};
   const CUtensorMap source = tensor_map<dtype>(
       backward ? tensors.output : tensors.input, problem.batch, g.h.source, g.w.source,

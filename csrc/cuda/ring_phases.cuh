@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(
     load_box(stage, source, first_channel, unit.source_column(g.w),
              unit.source_row(g.h) + g.first_step + step, unit.image, barrier);
   };
-  Ring<stages_of(Pass::backward_input, {kernel_h, kernel_w}), decltype(load)> ring(
+  rows::Ring<stages_of(Pass::backward_input, {kernel_h, kernel_w}), decltype(load)> ring(
       shared, g.stage_bytes, units_of(grid, slice) * g.steps, load);
   // Threads past the last image read what they can, for nothing.
   const int line = place.image < g.images ? place.image * g.pixels : 0;
@@ -154,7 +154,7 @@ void launch_scatter(const Problem& problem, const Plan& plan, const Tensors& ten
                     cudaStream_t stream) {
   using S = Scalar<dtype>;
   using Type = typename S::Type;
-  const Geometry g = geometry(problem, tiles_of(plan));
+  const Geometry g = geometry(problem, rows::tiles_of(plan));
   Phases p{.grid = Grid(g, problem, plan),
            .result_h = static_cast<int>(problem.h.input),
            .result_w = static_cast<int>(problem.w.input),

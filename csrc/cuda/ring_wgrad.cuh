@@ -61,7 +61,8 @@ __global__ void __launch_bounds__(kMaxThreads,
                step / stride < g.band ? row : g.h.result, unit.image, barrier);
     }
   };
-  Ring<stages, decltype(load)> ring(shared, g.stage_bytes, units_of(grid, slice) * g.steps, load);
+  rows::Ring<stages, decltype(load)> ring(shared, g.stage_bytes, units_of(grid, slice) * g.steps,
+                                          load);
   // Threads past the last image read what they can, for nothing.
   const int image = place.image < g.images ? place.image : 0;
   const int mine =
@@ -130,7 +131,7 @@ __global__ void __launch_bounds__(kMaxThreads,
 
   const Slots slots{g.width, g.images * g.strips, 1};
   const bool holds = place.image < g.images;
-  auto* batch = reinterpret_cast<float*>(shared + control_bytes(stages));
+  auto* batch = reinterpret_cast<float*>(shared + rows::control_bytes(stages));
   float* to = partial + (static_cast<std::int64_t>(group) * grid.slices + slice) * g.width *
                             p.partials.sums();
   const auto put = [&](int at, int index, float sum) {
@@ -150,7 +151,7 @@ void launch_sum_rows(const Problem& problem, const Plan& plan, const Tensors& te
                      cudaStream_t stream) {
   using S = Scalar<dtype>;
   using Type = typename S::Type;
-  const Geometry g = geometry(problem, tiles_of(plan));
+  const Geometry g = geometry(problem, rows::tiles_of(plan));
   const WeightGradient p{Grid(g, problem, plan), partials_of(problem, g, plan.blocks)};
   auto* partial = static_cast<float*>(tensors.workspace);
   const int box = g.lanes * g.shape.channels;

@@ -4,21 +4,21 @@
 #include <cmath>
 
 #include "family.h"
-#include "ring_tiles.h"
+#include "rows_planner.h"
 
 namespace dwconv {
 namespace diagonal {
 
-Geometry geometry_of(const Problem& problem, const Tiles& tiles) {
+Geometry geometry(const Problem& problem, const Tiles& tiles) {
   constexpr int bytes = 2;
   const bool weight = problem.pass == Pass::backward_weight;
-  Geometry g = ring::units_of(problem, tiles, {weight ? kColumns : 2, kOctet});
+  Geometry g = rows::units_of(problem, tiles, {weight ? kColumns : 2, kOctet});
   g.lanes = g.vectors;
   g.pixel_bytes = g.lanes * kOctet * bytes;
   const auto row_bytes = [&](int pixels) {
     return round_up(g.images * pixels * g.pixel_bytes, kStageAlignment);
   };
-  const int control = ring::control_bytes(kStages, kStageAlignment);
+  const int control = rows::control_bytes(kStages, kStageAlignment);
   if (weight) {
     g.warps = g.vectors * g.images * g.strips;
     g.steps = ceil_div(g.steps, 2);
@@ -45,15 +45,15 @@ Geometry geometry_of(const Problem& problem, const Tiles& tiles) {
 namespace {
 
 using namespace diagonal;
-using ring::Found;
-using ring::Turns;
+using rows::Found;
+using rows::Turns;
 
 // What an H100 gets through, for the choice among tilings and among families, in microseconds.
 // Fitted to 2,437 timings on 371 problems, most of them random: the choice is 1.4 % slower than the
 // best tiling that was tried on average, for weight gradients 1.1 %; and that among families is 2.2
 // and 2.0 % slower than the best one.
 struct Costs {
-  ring::Memory memory;
+  rows::Memory memory;
   double launch;   // with the first rows and the last ones
   double product;  // of a row, for a warp of a multiprocessor,
   double warp;     // and besides
@@ -109,7 +109,7 @@ Found estimate(const Problem& problem, const Arch& arch, const Tiles& tiles, con
       std::max(t.warps * (products * c.product + c.warp), c.step + c.alone * products);
   const double compute =
       t.waves * t.rounds * ((inside + (g.steps - inside) * c.outside) * step + c.unit);
-  const double memory = ring::memory_us(problem, arch, g, c.memory);
+  const double memory = rows::memory_us(problem, arch, g, c.memory);
   const double sums =
       t.blocks * g.width * static_cast<double>(problem.sums()) * c.partials / c.memory.bytes_per_us;
   const double us = c.launch + c.sum + sums + c.block * t.waves * t.on_one +
@@ -123,9 +123,9 @@ Found search(const Problem& problem, const Arch& arch) {
   const Filter filter{static_cast<int>(problem.h.kernel), static_cast<int>(problem.w.kernel)};
   const int most = problem.pass == Pass::backward_weight ? kMostSumThreads : most_threads(filter);
   const auto consider = [&](const Tiles& tiles) {
-    const Geometry g = geometry_of(problem, tiles);
+    const Geometry g = geometry(problem, tiles);
     if (!std::has_single_bit(static_cast<unsigned>(g.vectors))) return false;
-    if (g.threads() > most || g.pixels * g.w.dilation > ring::kMostPixels) return false;
+    if (g.threads() > most || g.pixels * g.w.dilation > rows::kMostPixels) return false;
     if (g.shared_bytes > shared_per_block(arch)) return false;
     const int resident = std::min({most / g.threads(), most_blocks(arch.compute_capability),
                                    blocks_that_fit(arch, g.shared_bytes)});
@@ -133,22 +133,22 @@ Found search(const Problem& problem, const Arch& arch) {
     if (best.us < 0 || found.us < best.us) best = found;
     return true;
   };
-  ring::for_tiles(problem, geometry_of(problem, {2 * kOctet, 1, 1, 1}), kMostOctets * kOctet,
+  rows::for_tiles(problem, geometry(problem, {2 * kOctet, 1, 1, 1}), kMostOctets * kOctet,
                   consider);
   return best;
 }
 
 Answer plan_launch(const Kernel& kernel, const Problem& problem, const Arch& arch) {
-  if (auto reason = ring::refuse(problem, arch)) return *std::move(reason);
+  if (auto reason = rows::refuse(problem, arch)) return *std::move(reason);
   const Filter filter{static_cast<int>(problem.h.kernel), static_cast<int>(problem.w.kernel)};
   if (!is_compiled(problem.pass, filter, static_cast<int>(problem.h.stride)))
     return "it is compiled for square filters, with stride 1 or forward from 5 x 5";
   const Found best = search(problem, arch);
   if (best.us < 0) return "its rows do not fit the shared memory of the device";
-  const Geometry g = geometry_of(problem, best.tiles);
+  const Geometry g = geometry(problem, best.tiles);
   if (g.units * g.steps >= std::int64_t{1} << 30)
     return "images, batch or channels are too large for it";
-  return ring::plan_of(kernel, problem, g, best.slices, kStages, best.us);
+  return rows::plan_of(kernel, problem, g, best.slices, kStages, best.us);
 }
 
 // The zeros of a filter operand meet other channels, and columns nearby.

@@ -1,17 +1,16 @@
-// The diagonal family: channels_last in 16 bits, on the tensor cores, from rows that come as in the
-// ring family. Nothing is transposed: the columns of a product's first operand are 4 channels x 4
+// The diagonal family: channels_last in 16 bits, on the tensor cores, from rows that the copy
+// engine brings. Nothing is transposed: the columns of a product's first operand are 4 channels x 4
 // pixels, those of its result 4 channels x 2 columns, and the filter between them is zero where
 // the channels differ. Shared by its planner and its kernels.
 #pragma once
 
-#include "ring.h"
+#include "rows.h"
 
 namespace dwconv::diagonal {
 
-using ring::Filter;
-using ring::Geometry;
-using ring::Tiles;
-using ring::tiles_of;
+using rows::Filter;
+using rows::Geometry;
+using rows::Tiles;
 
 // Square filters that kernels are compiled for; of the narrowest, forward passes with stride 2 are
 // 6 % faster in the ring family.
@@ -31,7 +30,7 @@ inline constexpr int kStageAlignment = 1024;
 // Rows of results on their way out; their barriers come behind those of the stages.
 inline constexpr int kPlaces = 4;
 inline constexpr int kResultBarriers = 2 * 8 * kStages;
-static_assert(kResultBarriers + 2 * 8 * kPlaces <= ring::control_bytes(kStages, kStageAlignment));
+static_assert(kResultBarriers + 2 * 8 * kPlaces <= rows::control_bytes(kStages, kStageAlignment));
 
 // Pairs of pixels that the two columns of a position read.
 constexpr int pixel_pairs(int kernel_w, int stride) { return (kernel_w + stride + 1) / 2; }
@@ -65,6 +64,6 @@ inline constexpr int kMostAdded = 512 / kChunks * kColumns * 2;
 inline constexpr int kBiasSums = 2 * kMostOffsets * 2 * 2 * 4 * kShifts;
 inline constexpr int kWarpSums = kBiasSums + 2 * 2 * 4;
 
-Geometry geometry_of(const Problem& problem, const Tiles& tiles);
+Geometry geometry(const Problem& problem, const Tiles& tiles);
 
 }  // namespace dwconv::diagonal

@@ -1,4 +1,4 @@
-// What planners of families with rings of rows share: why they do not take a problem, tiles to
+// What planners of families with such rows share: why they do not take a problem, tiles to
 // choose from and how those are dealt out, the time that memory takes, and the plan.
 #pragma once
 
@@ -7,9 +7,9 @@
 #include <optional>
 #include <string>
 
-#include "ring.h"
+#include "rows.h"
 
-namespace dwconv::ring {
+namespace dwconv::rows {
 
 // The best tiles so far; none while us < 0.
 struct Found {
@@ -84,4 +84,4 @@ double memory_us(const Problem& problem, const Arch& arch, const Geometry& g, co
 Plan plan_of(const Kernel& kernel, const Problem& problem, const Geometry& g, std::int64_t slices,
              int stages, double us);
 
-}  // namespace dwconv::ring
+}  // namespace dwconv::rows
