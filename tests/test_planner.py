@@ -19,6 +19,7 @@ from problems import (
     takes,
 )
 from small_images import problems_for
+from wide_pixels import FILTERS
 
 from dwconv import _C, _ops
 
@@ -325,6 +326,18 @@ def test_forced_kernel_is_taken(row: dict[str, str]) -> None:
     assert answer["kernel"] == row["name"]
     assert answer["runners_up"] == []
     assert answer["refusals"] == {}
+
+
+@pytest.mark.parametrize("family", ["ring", "diagonal"])
+@pytest.mark.parametrize("pass_", PASSES)
+def test_families_of_some_filters_refuse_others(pass_: str, family: str) -> None:
+    """Those that they are not compiled for, square ones as well: they would compute nothing."""
+    compiled = FILTERS if family == "ring" else [(3, 3), (5, 5), (7, 7)]
+    sizes = [(h, w) for h in range(1, 13) for w in range(1, 13)]
+    row = {"pass": pass_, "dtype": "float16", "layout": "nhwc"}
+    row["name"] = f"{family}_{pass_}_float16_nhwc"
+    taken = [k for k in sizes if takes(row, Problem(channels=8, size=(20, 20), kernel=k))]
+    assert sorted(taken) == sorted(compiled)
 
 
 @pytest.mark.parametrize("row", KERNELS, ids=lambda row: row["name"])

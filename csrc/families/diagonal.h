@@ -16,8 +16,11 @@ using rows::Tiles;
 // 6 % faster in the ring family.
 inline constexpr int kKernels[] = {3, 5, 7};
 constexpr bool is_compiled(Pass pass, const Filter& filter, int stride) {
-  if (filter.h != filter.w || filter.h == 1) return false;
-  return stride == 1 || (pass == Pass::forward && filter.h > 3);
+  for (const int kernel : kKernels) {
+    if (filter == Filter{kernel, kernel})
+      return stride == 1 || (pass == Pass::forward && kernel > 3);
+  }
+  return false;
 }
 
 // A warp takes so many positions, of two neighbouring columns each, and so many channels.
