@@ -256,7 +256,8 @@ __device__ inline void send_runs(int runs, const RunOf& run) {
 #endif
 }
 
-// Makes what this thread wrote to shared memory visible to `send_runs`.
+// Orders what this thread did to shared memory before what the copy engine does to it, `send_runs`
+// for one.
 __device__ inline void publish() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");

@@ -3,7 +3,6 @@
 #pragma once
 
 #include "../families/rows.h"
-#include "channels.cuh"
 #include "divide.cuh"
 #include "tensor_map.cuh"
 
@@ -107,7 +106,7 @@ class Ring {
         stage_bytes_(stage_bytes),
         last_(steps),
         turn_(static_cast<int>(threadIdx.x) / 32) {
-    fence_copies();
+    publish();
     if (threadIdx.x == 0) {
       for (int i = 0; i < stages; ++i) {
         init_barrier(full(i), 1);

@@ -69,9 +69,8 @@ CUtensorMap tensor_map(const void* data, std::int64_t batch, std::int64_t rows,
   return map;
 }
 
-// Where byte `at` of a swizzled box lies, which begins at a multiple of kSwizzle: pixels that are
+// Where byte `at` of a swizzled box lies, which begins at a multiple of 1,024: pixels that are
 // equal in all but their number modulo 8 share no bank, 16 bytes of each.
-inline constexpr int kSwizzle = 1024;
 __device__ inline std::uint32_t swizzled(std::uint32_t at, int pixel_bytes) {
   return at ^ (at >> 3 & (pixel_bytes - 16));
 }
@@ -95,10 +94,6 @@ __device__ inline void store_box(const CUtensorMap& map, int channel, int column
           &map),
       "r"(channel), "r"(column), "r"(row), "r"(image), "r"(shared)
       : "memory");
-}
-// Orders what threads did to shared memory before what the copy engine does to it.
-__device__ inline void fence_copies() {
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 #endif
 

@@ -8,8 +8,7 @@ namespace dwconv {
 
 // Products that a thread adds up in float32 at most: rounding them leaves a random error of about
 // 2^-24 * sqrt(products / 6) of the sum's size, 2.7e-6 for so many (of 10,900, N64 C128 256x512 k3,
-// it was 1.8e-6: benchmarks/h100_nhwc.json). Larger problems have more
-// blocks than run at a time.
+// it was 1.8e-6: benchmarks/h100_nhwc.json). Larger problems have more blocks than run at a time.
 inline constexpr double kMostProducts = 12288;
 
 // Of a weight gradient: a block has one share of the units of its group.

@@ -117,38 +117,30 @@ Found estimate(const Problem& problem, const Arch& arch, const Tiles& tiles, con
   return {us * c.against_others, tiles, t.slices};
 }
 
-// The tiles with the lowest estimate; us < 0 where none fits.
 Found search(const Problem& problem, const Arch& arch) {
-  Found best;
   const Filter filter{static_cast<int>(problem.h.kernel), static_cast<int>(problem.w.kernel)};
   const int most = problem.pass == Pass::backward_weight ? kMostSumThreads : most_threads(filter);
-  const auto consider = [&](const Tiles& tiles) {
-    const Geometry g = geometry(problem, tiles);
-    if (!std::has_single_bit(static_cast<unsigned>(g.vectors))) return false;
-    if (g.threads() > most || g.pixels * g.w.dilation > rows::kMostPixels) return false;
-    if (g.shared_bytes > shared_per_block(arch)) return false;
-    const int resident = std::min({most / g.threads(), most_blocks(arch.compute_capability),
-                                   blocks_that_fit(arch, g.shared_bytes)});
-    const Found found = estimate(problem, arch, tiles, g, resident);
-    if (best.us < 0 || found.us < best.us) best = found;
-    return true;
-  };
-  rows::for_tiles(problem, geometry(problem, {2 * kOctet, 1, 1, 1}), kMostOctets * kOctet,
-                  consider);
-  return best;
+  return rows::search(
+      problem, arch, geometry(problem, {2 * kOctet, 1, 1, 1}), kMostOctets * kOctet,
+      [&](const Tiles& tiles) { return geometry(problem, tiles); },
+      [&](const Geometry& g) {
+        // The copy engine swizzles pixels of 32, 64 and 128 bytes.
+        return std::has_single_bit(static_cast<unsigned>(g.vectors)) ? most / g.threads() : 0;
+      },
+      [&](const Tiles& tiles, const Geometry& g, int resident) {
+        return estimate(problem, arch, tiles, g, resident);
+      });
 }
 
 Answer plan_launch(const Kernel& kernel, const Problem& problem, const Arch& arch) {
   if (auto reason = rows::refuse(problem, arch)) return *std::move(reason);
   const Filter filter{static_cast<int>(problem.h.kernel), static_cast<int>(problem.w.kernel)};
   if (!is_compiled(problem.pass, filter, static_cast<int>(problem.h.stride)))
-    return "it is compiled for square filters, with stride 1 or forward from 5 x 5";
+    return "it is compiled for 3 x 3, 5 x 5 and 7 x 7 filters, with stride 1 or forward from 5 x 5";
   const Found best = search(problem, arch);
   if (best.us < 0) return "its rows do not fit the shared memory of the device";
   const Geometry g = geometry(problem, best.tiles);
-  if (g.units * g.steps >= std::int64_t{1} << 30)
-    return "images, batch or channels are too large for it";
-  return rows::plan_of(kernel, problem, g, best.slices, kStages, best.us);
+  return rows::plan_of(kernel, problem, g, best, kStages);
 }
 
 // The zeros of a filter operand meet other channels, and columns nearby.

@@ -11,9 +11,9 @@ namespace ring {
 
 Geometry geometry(const Problem& problem, const Tiles& tiles) {
   const Filter filter{static_cast<int>(problem.h.kernel), static_cast<int>(problem.w.kernel)};
-  Geometry g =
-      units_of(problem, tiles,
-               shape_of(problem.pass, problem.dtype, filter, static_cast<int>(problem.h.stride)));
+  Geometry g = rows::units_of(
+      problem, tiles,
+      shape_of(problem.pass, problem.dtype, filter, static_cast<int>(problem.h.stride)));
   const auto bytes = static_cast<int>(size_of(problem.dtype));
   g.lanes = g.vectors > kLanes ? 2 * kLanes : kLanes;
   g.pixel_bytes = g.lanes * g.shape.channels * bytes;
@@ -100,27 +100,22 @@ Found estimate(const Problem& problem, const Arch& arch, const Tiles& tiles, con
   return {us, tiles, t.slices};
 }
 
-// The tiles with the lowest estimate; us < 0 where none fits.
 Found search(const Problem& problem, const Arch& arch) {
-  Found best;
   const Filter filter{static_cast<int>(problem.h.kernel), static_cast<int>(problem.w.kernel)};
-  const auto consider = [&](const Tiles& tiles) {
-    const Geometry g = geometry(problem, tiles);
-    if (g.threads() > kMaxThreads || g.pixels * g.w.dilation > rows::kMostPixels) return false;
-    if (g.shared_bytes > shared_per_block(arch)) return false;
-    const int resident = std::min(
-        {resident_blocks(problem.pass, filter, g.shape, static_cast<int>(problem.h.stride)) *
-             kMaxThreads / g.threads(),
-         most_blocks(arch.compute_capability), blocks_that_fit(arch, g.shared_bytes)});
-    const Found found = estimate(problem, arch, tiles, g, resident);
-    if (best.us < 0 || found.us < best.us) best = found;
-    return true;
-  };
+  const auto stride = static_cast<int>(problem.h.stride);
   const auto bytes = static_cast<int>(size_of(problem.dtype));
   const Geometry one = geometry(problem, {rows::kCopyBytes / bytes, 1, 1, 1});
   const int most_width = (has_many_lanes(filter) ? 2 : 1) * kLanes * one.shape.channels;
-  rows::for_tiles(problem, one, most_width, consider);
-  return best;
+  return rows::search(
+      problem, arch, one, most_width, [&](const Tiles& tiles) { return geometry(problem, tiles); },
+      [&](const Geometry& g) {
+        return g.threads() > kMaxThreads ? 0
+                                         : resident_blocks(problem.pass, filter, g.shape, stride) *
+                                               kMaxThreads / g.threads();
+      },
+      [&](const Tiles& tiles, const Geometry& g, int resident) {
+        return estimate(problem, arch, tiles, g, resident);
+      });
 }
 
 bool is_compiled(const Filter& filter) {
@@ -139,10 +134,7 @@ Answer plan_launch(const Kernel& kernel, const Problem& problem, const Arch& arc
   const Found best = search(problem, arch);
   if (best.us < 0) return "its rows do not fit the shared memory of the device";
   const Geometry g = geometry(problem, best.tiles);
-  if (g.units * g.steps >= std::int64_t{1} << 30)
-    return "images, batch or channels are too large for it";
-  return rows::plan_of(kernel, problem, g, best.slices,
-                       stages_of(problem.pass, {g.h.kernel, g.w.kernel}), best.us);
+  return rows::plan_of(kernel, problem, g, best, stages_of(problem.pass, {g.h.kernel, g.w.kernel}));
 }
 
 }  // namespace

@@ -97,11 +97,13 @@ std::optional<std::string> refuse(const Problem& problem, const Arch& arch) {
   return std::nullopt;
 }
 
-Plan plan_of(const Kernel& kernel, const Problem& problem, const Geometry& g, std::int64_t slices,
-             int stages, double us) {
+Answer plan_of(const Kernel& kernel, const Problem& problem, const Geometry& g, const Found& best,
+               int stages) {
+  if (g.units * g.steps >= std::int64_t{1} << 30)
+    return "images, batch or channels are too large for it";
   Plan plan;
   plan.kernel = &kernel;
-  plan.blocks = g.units == 0 ? 0 : slices * g.groups;
+  plan.blocks = g.units == 0 ? 0 : best.slices * g.groups;
   plan.threads = g.threads();
   plan.tiling = {.planes = g.width,
                  .images = g.images,
@@ -117,7 +119,7 @@ Plan plan_of(const Kernel& kernel, const Problem& problem, const Geometry& g, st
     plan.sums_overlap = true;
     plan.workspace_bytes = partials_of(problem, g, plan.blocks).bytes();
   }
-  plan.estimate_us = us;
+  plan.estimate_us = best.us;
   return plan;
 }
 

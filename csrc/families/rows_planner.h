@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 
+#include "family.h"
 #include "rows.h"
 
 namespace dwconv::rows {
@@ -72,6 +73,27 @@ void for_tiles(const Problem& problem, const Geometry& one, int most_width,
   }
 }
 
+// The tiles with the lowest estimate; us < 0 where none fits. `geometry(tiles)`; blocks of them
+// that a multiprocessor's registers allow, `allowed(g)`, 0 where there is no kernel for them; and
+// what they are expected to take, `estimate(tiles, g, resident)`.
+template <typename GeometryOf, typename Allowed, typename Estimate>
+Found search(const Problem& problem, const Arch& arch, const Geometry& one, int most_width,
+             const GeometryOf& geometry, const Allowed& allowed, const Estimate& estimate) {
+  Found best;
+  for_tiles(problem, one, most_width, [&](const Tiles& tiles) {
+    const Geometry g = geometry(tiles);
+    const int by_registers = allowed(g);
+    if (by_registers == 0 || g.pixels * g.w.dilation > kMostPixels) return false;
+    if (g.shared_bytes > shared_per_block(arch)) return false;
+    const int resident = std::min({by_registers, most_blocks(arch.compute_capability),
+                                   blocks_that_fit(arch, g.shared_bytes)});
+    const Found found = estimate(tiles, g, resident);
+    if (best.us < 0 || found.us < best.us) best = found;
+    return true;
+  });
+  return best;
+}
+
 std::optional<std::string> refuse(const Problem& problem, const Arch& arch);
 // What memory gets through on an H100, and what costs more, in parts of the time.
 struct Memory {
@@ -81,7 +103,8 @@ struct Memory {
   double partly;        // of those that a box brings beyond them
 };
 double memory_us(const Problem& problem, const Arch& arch, const Geometry& g, const Memory& memory);
-Plan plan_of(const Kernel& kernel, const Problem& problem, const Geometry& g, std::int64_t slices,
-             int stages, double us);
+// The plan of the best tiles, of which `g` is the geometry.
+Answer plan_of(const Kernel& kernel, const Problem& problem, const Geometry& g, const Found& best,
+               int stages);
 
 }  // namespace dwconv::rows

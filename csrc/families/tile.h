@@ -49,7 +49,7 @@ constexpr bool has_sharing_columns(DType dtype, int kernel_w) {
   return dtype == DType::float32 && kernel_w >= 3;
 }
 // One column is hardly ever best beside them, but for strides: of 2,800 random problems without one
-// the choice for 60 was such a tile. Those kernels were a tenth of what the compiler had to do.
+// the choice for 60 was such a tile. Those kernels were 78 of 1,564.
 constexpr bool has_one_column(DType dtype, Mode mode, int kernel_w) {
   return mode == Mode::strided || !has_sharing_columns(dtype, kernel_w);
 }
