@@ -45,6 +45,16 @@ const FamilyPlanner& planner_of(Family family) {
   throw std::logic_error("a kernel family has no planner");
 }
 
+// An image of one channel, or of one pixel, lies the same in both layouts: contiguous has more
+// kernels for those.
+Problem plainly(Problem problem) {
+  const bool one_channel = problem.channels == 1 && problem.multiplier == 1;
+  const bool one_pixel = problem.h.input == 1 && problem.w.input == 1 && problem.h.output() == 1 &&
+                         problem.w.output() == 1;
+  if (one_channel || one_pixel) problem.layout = Layout::nchw;
+  return problem;
+}
+
 bool is_for(const Kernel& kernel, const Problem& problem) {
   return kernel.pass == problem.pass && kernel.dtype == problem.dtype &&
          kernel.layout == problem.layout;
@@ -169,12 +179,13 @@ const Kernel* find_kernel(const std::string& name) {
   return found == table.end() ? nullptr : &*found;
 }
 
-Choice choose(const Problem& problem, const Arch& arch, const Policy& policy) {
-  const std::string fault = describe_fault(problem);
+Choice choose(const Problem& given, const Arch& arch, const Policy& policy) {
+  const std::string fault = describe_fault(given);
   if (!fault.empty()) throw std::invalid_argument(fault);
   if (policy.forced_row >= 0) {
-    return choose_forced(kernels().at(policy.forced_row), problem, arch, policy);
+    return choose_forced(kernels().at(policy.forced_row), given, arch, policy);
   }
+  const Problem problem = plainly(given);
   std::vector<Plan> plans;
   std::vector<Refusal> refusals;
   for (const Kernel& kernel : kernels()) {

@@ -97,6 +97,11 @@ def takes(row: dict[str, str], problem: Problem, **device: Any) -> bool:
     return True
 
 
+def lies_the_same(problem: Problem) -> bool:
+    """Whether both layouts are one: contiguous kernels may take channels_last tensors."""
+    return problem.filters == 1 or problem.input_size[2:] == problem.output_size[2:] == [1, 1]
+
+
 class Data(NamedTuple):
     """The tensors of a problem; each operator reads some of them."""
 

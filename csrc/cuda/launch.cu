@@ -52,7 +52,9 @@ void launch(const Problem& problem, const Plan& plan, const Tensors& tensors, in
   int current = -1;
   check(cudaGetDevice(&current), "current device");
   if (current != device) check(cudaSetDevice(device), "set device");
-  kLaunchers[plan.kernel->row](problem, plan, tensors, static_cast<cudaStream_t>(stream));
+  Problem planned = problem;
+  planned.layout = plan.kernel->layout;  // where both are the same, the planner has chosen
+  kLaunchers[plan.kernel->row](planned, plan, tensors, static_cast<cudaStream_t>(stream));
 }
 
 const char* nvcc_version() {
