@@ -1,6 +1,6 @@
-// The pointwise family: forward pass and weight gradient of filters of one element, with any
-// stride. Only the rows of the input that count are read; what other families keep in shared memory
-// would be used once.
+// The pointwise family: filters of one element, with any stride; forward pass and weight gradient
+// of contiguous images, forward pass and input gradient of channels_last ones. Only the rows of the
+// input that count are read; what other families keep in shared memory would be used once.
 #pragma once
 
 #include "../families/pointwise.h"
@@ -113,13 +113,140 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+// Of channels_last images without strides, elements lie in the result as they do in the source.
+struct Elements {
+  int count;
+  Divisor channels;
+
+  __device__ int channel(int index) const { return channels.short_remainder(index); }
+};
+
+template <typename S>
+__global__ void __launch_bounds__(kThreads)
+    scale_elements(const Elements p, const typename S::Type* __restrict__ source,
+                   const typename S::Type* __restrict__ weight,
+                   const typename S::Type* __restrict__ bias,
+                   typename S::Type* __restrict__ result) {
+  using Type = typename S::Type;
+  constexpr int per = 16 / static_cast<int>(sizeof(Type));
+  const auto channels = static_cast<int>(p.channels.value());
+  union Vector {
+    uint4 word;
+    Type elements[per];
+    __device__ Vector() {}
+  };
+  const auto scaled = [&](Type element, int channel) {
+    const float start = bias == nullptr ? 0.f : S::widen(bias[channel]);
+    return S::round(fmaf(S::widen(element), S::widen(weight[channel]), start));
+  };
+  const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * (kThreads * kVectors);
+  const int vectors = p.count / per;
+  Vector loaded[kVectors];
+#pragma unroll
+  for (int i = 0; i < kVectors; ++i) {
+    const std::int64_t vector = first + i * kThreads + threadIdx.x;
+    if (vector < vectors) loaded[i].word = reinterpret_cast<const uint4*>(source)[vector];
+  }
+#pragma unroll
+  for (int i = 0; i < kVectors; ++i) {
+    const std::int64_t vector = first + i * kThreads + threadIdx.x;
+    if (vector >= vectors) continue;
+    int channel = p.channel(static_cast<int>(vector) * per);
+#pragma unroll
+    for (int k = 0; k < per; ++k) {
+      loaded[i].elements[k] = scaled(loaded[i].elements[k], channel);
+      channel = channel + 1 == channels ? 0 : channel + 1;
+    }
+    reinterpret_cast<uint4*>(result)[vector] = loaded[i].word;
+  }
+  // What is left of whole vectors, by the first threads of all.
+  const int rest = vectors * per + static_cast<int>(threadIdx.x);
+  if (blockIdx.x == 0 && rest < p.count) result[rest] = scaled(source[rest], p.channel(rest));
+}
+
+// And with strides: the pixels of a result, and those of the source that they are made of.
+struct Pixels {
+  int count;
+  Divisor channels, columns, rows;  // of the result
+  Divisor row_step, column_step;    // the stride
+  std::int64_t source_rows, source_columns;
+  bool backward;  // the source is the output's gradient: most results have none
+
+  Pixels(const Problem& problem, bool backward)
+      : count(static_cast<int>(backward ? problem.input_numel() : problem.output_numel())),
+        channels(problem.channels),
+        columns(backward ? problem.w.input : problem.w.output()),
+        rows(backward ? problem.h.input : problem.h.output()),
+        row_step(problem.h.stride),
+        column_step(problem.w.stride),
+        source_rows(backward ? problem.h.output() : problem.h.input),
+        source_columns(backward ? problem.w.output() : problem.w.input),
+        backward(backward) {}
+
+  // The source of a result, or -1; leaves its channel.
+  __device__ std::int64_t source(int& index) const {
+    int pixel = index;
+    index = channels.short_remainder(pixel);
+    std::int64_t column = columns.short_remainder(pixel);
+    std::int64_t row = rows.short_remainder(pixel);
+    if (backward) {
+      int down = static_cast<int>(row), right = static_cast<int>(column);
+      if (row_step.short_remainder(down) + column_step.short_remainder(right) > 0) return -1;
+      row = down;
+      column = right;
+      if (row >= source_rows || column >= source_columns) return -1;
+    } else {
+      row *= row_step.value();
+      column *= column_step.value();
+    }
+    return ((pixel * source_rows + row) * source_columns + column) * channels.value() + index;
+  }
+};
+
+template <typename S>
+__global__ void __launch_bounds__(kThreads)
+    scale_pixels(const Pixels p, const typename S::Type* __restrict__ source,
+                 const typename S::Type* __restrict__ weight,
+                 const typename S::Type* __restrict__ bias, typename S::Type* __restrict__ result) {
+  const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * (kThreads * kBatch);
+  float elements[kBatch];
+  int channel[kBatch];
+#pragma unroll
+  for (int i = 0; i < kBatch; ++i) {
+    const std::int64_t at = first + i * kThreads + threadIdx.x;
+    channel[i] = at < p.count ? static_cast<int>(at) : 0;
+    const std::int64_t from = p.source(channel[i]);
+    elements[i] = from < 0 ? 0.f : S::widen(source[from]) * S::widen(weight[channel[i]]);
+  }
+#pragma unroll
+  for (int i = 0; i < kBatch; ++i) {
+    const std::int64_t at = first + i * kThreads + threadIdx.x;
+    const float start = bias == nullptr ? 0.f : S::widen(bias[channel[i]]);
+    if (at < p.count) result[at] = S::round(elements[i] + start);
+  }
+}
+
 template <Pass pass, DType dtype, Layout layout>
 void launch(const Problem& problem, const Plan& plan, const Tensors& tensors, cudaStream_t stream) {
   using S = Scalar<dtype>;
   using Type = typename S::Type;
   const auto* input = static_cast<const Type*>(tensors.input);
   const auto blocks = static_cast<unsigned>(plan.blocks);
-  if constexpr (pass == Pass::forward) {
+  if constexpr (layout == Layout::nhwc) {
+    const bool backward = pass == Pass::backward_input;
+    const auto* source = static_cast<const Type*>(backward ? tensors.output : tensors.input);
+    const auto* weight = static_cast<const Type*>(tensors.weight);
+    const auto* bias = static_cast<const Type*>(tensors.bias);
+    auto* result = static_cast<Type*>(backward ? tensors.input : tensors.output);
+    const Pixels pixels(problem, backward);
+    if (has_strides(problem)) {
+      scale_pixels<S><<<blocks, plan.threads, 0, stream>>>(pixels, source, weight, bias, result);
+    } else {
+      scale_elements<S><<<blocks, plan.threads, 0, stream>>>(
+          Elements{pixels.count, pixels.channels}, source, weight, bias, result);
+    }
+    check_launch("pointwise scale_pixels");
+  } else if constexpr (pass == Pass::forward) {
     scale<S><<<blocks, plan.threads, 0, stream>>>(
         Sampling(problem), input, static_cast<const Type*>(tensors.weight),
         static_cast<const Type*>(tensors.bias), static_cast<Type*>(tensors.output));

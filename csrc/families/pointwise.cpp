@@ -20,6 +20,10 @@ constexpr double kBlockUs = 3;           // of a weight gradient: its first load
 constexpr double kBatchUs = 1.1;         // of one: a thread's loads, until all have come
 constexpr int kResidentBlocks = 6;
 
+std::int64_t result_numel(const Problem& problem) {
+  return problem.pass == Pass::backward_input ? problem.input_numel() : problem.output_numel();
+}
+
 // Columns between those that count come along, and rows between them where both are in a sector.
 double moved_bytes(const Problem& problem) {
   const auto bytes = static_cast<double>(size_of(problem.dtype));
@@ -30,7 +34,19 @@ double moved_bytes(const Problem& problem) {
   return std::min(source, results * kSector) + results * bytes;
 }
 
+// Of channels_last images. The rows of pixels that do not count are not read.
+double estimate_pixels_us(const Problem& problem, const Arch& arch) {
+  const double share = arch.multiprocessors / 132.0;
+  const auto results = static_cast<double>(result_numel(problem));
+  const auto others = static_cast<double>(std::min(problem.input_numel(), problem.output_numel()));
+  const double memory =
+      (results + others) * static_cast<double>(size_of(problem.dtype)) / (kBytesPerUs * share);
+  const double issue = has_strides(problem) ? results / (kResultsPerUs * arch.multiprocessors) : 0;
+  return kLaunchUs + memory + issue;
+}
+
 double estimate_us(const Problem& problem, const Arch& arch) {
+  if (problem.layout == Layout::nhwc) return estimate_pixels_us(problem, arch);
   const auto results = static_cast<double>(problem.output_numel());
   const double memory = moved_bytes(problem) / (kBytesPerUs * arch.multiprocessors / 132);
   const double issue = results / (kResultsPerUs * arch.multiprocessors);
@@ -49,7 +65,8 @@ std::optional<std::string> refuse(const Problem& problem) {
   if (h.pad_before + h.pad_after + w.pad_before + w.pad_after > 0) return "it takes no padding";
   // Elements of the output are counted in 32 bits, and a block of them more.
   constexpr std::int64_t kMost = std::int64_t{1} << 30;
-  if (problem.output_numel() >= kMost || h.stride * w.input >= kMost || w.stride >= kMost) {
+  if (std::max(problem.output_numel(), result_numel(problem)) >= kMost ||
+      h.stride * w.input >= kMost || w.stride >= kMost) {
     return "the problem is too large for it";
   }
   return std::nullopt;
@@ -57,13 +74,16 @@ std::optional<std::string> refuse(const Problem& problem) {
 
 Answer plan_launch(const Kernel& kernel, const Problem& problem, const Arch& arch) {
   if (auto reason = refuse(problem)) return *std::move(reason);
-  constexpr std::int64_t per_block = kThreads * kBatch;
+  const bool vectors = problem.layout == Layout::nhwc && !has_strides(problem);
+  const std::int64_t per_block =
+      kThreads *
+      (vectors ? kVectors * 16 / static_cast<std::int64_t>(size_of(problem.dtype)) : kBatch);
   Plan plan;
   plan.kernel = &kernel;
   plan.threads = kThreads;
   plan.blocks = problem.pass == Pass::backward_weight
                     ? problem.channels
-                    : (problem.output_numel() + per_block - 1) / per_block;
+                    : (result_numel(problem) + per_block - 1) / per_block;
   plan.estimate_us = estimate_us(problem, arch);
   return plan;
 }

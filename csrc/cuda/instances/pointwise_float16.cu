@@ -4,5 +4,7 @@ namespace dwconv::pointwise {
 
 template Launcher launch<Pass::forward, DType::float16, Layout::nchw>;
 template Launcher launch<Pass::backward_weight, DType::float16, Layout::nchw>;
+template Launcher launch<Pass::forward, DType::float16, Layout::nhwc>;
+template Launcher launch<Pass::backward_input, DType::float16, Layout::nhwc>;
 
 }  // namespace dwconv::pointwise
