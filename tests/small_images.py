@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 from problems import WORK, Problem, everyday_problems, problems
-from wide_pixels import wide_pixels
+from wide_pixels import tall_filters, wide_pixels
 
 # Whole small images with same padding: at, below and above the sides of a tile (7 and 8) and of
 # two; some with more channels than a warp has lanes.
@@ -126,4 +126,6 @@ def problems_for(row: dict[str, str]) -> st.SearchStrategy[Problem]:
         return wide_pixels(
             filters=square, strides=[1, 1, 1, 2] if row["pass"] == "forward" else [1]
         )
+    if row["name"].startswith("toeplitz_") and row["layout"] == "nhwc":
+        return tall_filters()
     return small_images() if row["name"].startswith("plane_") else everyday_problems()

@@ -29,7 +29,7 @@ from problems import (
 )
 from small_images import SINGLE_TAPS, SMALL_IMAGES, problems_for
 from torch import Tensor
-from wide_pixels import WIDE_PIXELS
+from wide_pixels import PLANES, WIDE_PIXELS
 
 Row = dict[str, str]
 ForceKernel = Callable[[str | None], None]
@@ -117,6 +117,7 @@ HARD_PROBLEMS = [
     *SMALL_IMAGES,
     *SINGLE_TAPS,
     *WIDE_PIXELS,
+    *PLANES,
 ]
 
 

@@ -160,7 +160,7 @@ def test_only_convolutions_claim() -> None:
     """A weight gradient's blocks have their units dealt out, in an order that is fixed."""
     users = [path for path in CPP_FILES if "claims.cuh" in (CSRC / path).read_text()]
     assert users == ["cuda/walk.cuh"]
-    walks = [path for path in CPP_FILES if 'walk.cuh"' in (CSRC / path).read_text()]
+    walks = [path for path in CPP_FILES if '"walk.cuh"' in (CSRC / path).read_text()]
     assert walks == ["cuda/tile.cuh", "cuda/tile_phases.cuh"]
 
 

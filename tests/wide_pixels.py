@@ -1,4 +1,5 @@
-"""Problems for kernels of channels_last that copy pixels of whole 16 bytes: channels in eights."""
+"""Problems for kernels of channels_last: those that copy pixels of whole 16 bytes, channels in
+eights; and those that take any channels, but tall filters."""
 
 from collections.abc import Sequence
 
@@ -84,6 +85,81 @@ def wide_pixels(
         if batch == 1 and channels == 8:
             break
         batch, channels = max(1, batch // 2), 8 * max(1, channels // 16)
+    top, bottom, left, right = padding
+    return Problem(
+        batch=batch,
+        channels=channels,
+        size=(size[0], size[1]),
+        kernel=kernel,
+        stride=(stride, stride),
+        padding=(top, bottom, left, right),
+        dilation=dilation,
+        bias=draw(st.booleans()),
+    )
+
+
+# For kernels that make planes of pixels in shared memory: channels that are odd, two, four and
+# eight to a word, a group's and one more; rows that are odd, padding that is; an odd number of
+# elements in all; bands, several images to a unit; windows of 16 columns and of 32.
+PLANES = [
+    Problem(
+        batch=batch,
+        channels=channels,
+        size=size,
+        kernel=kernel,
+        stride=(stride, stride),
+        padding=padding,
+        dilation=dilation,
+        bias=channels % 3 == 0,
+    )
+    for size, kernel, batch, channels, stride, padding, dilation in [
+        ((5, 7), (4, 3), 1, 3, 1, (1, 2, 1, 1), (1, 1)),
+        ((7, 7), (7, 7), 37, 21, 1, (3, 3, 3, 3), (1, 1)),
+        ((7, 8), (5, 5), 19, 26, 1, (2, 2, 2, 2), (1, 1)),
+        ((13, 10), (10, 10), 3, 51, 1, (4, 5, 4, 5), (1, 1)),
+        ((21, 13), (10, 10), 5, 26, 1, (4, 4, 4, 4), (1, 1)),
+        ((9, 130), (11, 11), 1, 13, 1, (5, 5, 5, 5), (1, 1)),
+        ((130, 9), (9, 9), 1, 12, 1, (4, 4, 4, 4), (1, 1)),
+        ((59, 89), (11, 11), 1, 5, 1, (5, 5, 5, 5), (1, 1)),
+        ((11, 31), (6, 4), 2, 129, 1, (2, 3, 0, 0), (1, 1)),
+        ((40, 41), (8, 6), 1, 66, 1, (0, 7, 5, 0), (1, 1)),
+        ((17, 39), (4, 6), 3, 2, 1, (6, 6, 5, 5), (2, 2)),
+        ((28, 28), (7, 7), 1, 40, 1, (9, 9, 9, 9), (3, 3)),
+        ((6, 26), (4, 10), 9, 50, 1, (1, 1, 9, 9), (2, 2)),
+        ((12, 73), (9, 1), 2, 64, 1, (4, 4, 0, 0), (1, 1)),
+        ((9, 46), (5, 16), 2, 7, 1, (2, 2, 15, 0), (1, 1)),
+        ((20, 11), (8, 8), 19, 2, 2, (3, 3, 3, 3), (1, 1)),
+        ((37, 16), (5, 5), 2, 77, 2, (2, 2, 2, 2), (1, 1)),
+        ((48, 21), (10, 10), 2, 19, 2, (4, 4, 4, 4), (1, 1)),
+        ((36, 98), (9, 9), 1, 8, 2, (4, 4, 4, 4), (1, 1)),
+        ((15, 14), (7, 7), 5, 43, 2, (3, 3, 2, 3), (1, 1)),
+        ((9, 45), (11, 11), 2, 24, 2, (10, 1, 0, 10), (1, 1)),
+        ((2, 5), (4, 4), 67, 11, 2, (2, 2, 2, 2), (1, 1)),
+    ]
+]
+
+
+@st.composite
+def tall_filters(draw: st.DrawFn) -> Problem:
+    """Problems of filters of 4 to 11 rows, of which kernels that make planes take most."""
+    kernel = (draw(st.integers(4, 11)), draw(st.integers(1, 12)))
+    stride = draw(st.sampled_from([1, 1, 1, 2]))
+    dilation = draw(st.sampled_from([(1, 1), (1, 1), (1, 1), (2, 2), (3, 1), (1, 3)]))
+    if stride == 2:
+        dilation = (1, 1)
+    side = st.one_of(st.integers(1, 20), st.integers(1, 130), st.sampled_from([7, 14, 28, 56]))
+    size, padding = [], []
+    for d, k in zip(dilation, kernel, strict=True):
+        span = d * (k - 1)
+        before, after = draw(st.integers(0, span)), draw(st.integers(0, span))
+        size.append(max(draw(side), span + 1 - before - after))
+        padding += [before, after]
+    channels = draw(st.one_of(st.integers(1, 9), st.integers(1, 70), st.integers(1, 300)))
+    batch = draw(st.sampled_from([1, 2, 3, 5, 17, 131]))
+    while batch * channels * size[0] * size[1] * kernel[0] * kernel[1] > 10 * WORK:
+        if batch == 1 and channels == 1:
+            break
+        batch, channels = max(1, batch // 2), max(1, channels * 2 // 3)
     top, bottom, left, right = padding
     return Problem(
         batch=batch,

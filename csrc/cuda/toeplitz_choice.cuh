@@ -7,18 +7,38 @@
 
 namespace dwconv::toeplitz {
 
+// Of planes that are made in shared memory all columns are pairs.
+template <typename Kernels>
+constexpr bool of_planes = requires { Kernels::of_planes; };
+
+template <typename Kernels, Mode mode, int parts, int unit, int kernel_h>
+constexpr typename Kernels::Kernel of_height() {
+  if constexpr (!of_planes<Kernels>) {
+    constexpr int units = has_pairs(kernel_h, parts) ? unit : 1;
+    return Kernels::template of<Fixed<mode, kernel_h, parts, units>>();
+  } else if constexpr (takes_pixels({mode, kernel_h, parts, unit})) {
+    return Kernels::template of<Fixed<mode, kernel_h, parts, unit>>();
+  } else {
+    return nullptr;
+  }
+}
+
 template <typename Kernels, Mode mode, int parts, int unit, int... height>
 typename Kernels::Kernel choose_height(int kernel_h, std::integer_sequence<int, height...>) {
-  constexpr typename Kernels::Kernel table[] = {Kernels::template of<
-      Fixed<mode, height + 1, parts, has_pairs(height + 1, parts) ? unit : 1>>()...};
+  constexpr
+      typename Kernels::Kernel table[] = {of_height<Kernels, mode, parts, unit, height + 1>()...};
   return table[kernel_h - 1];
 }
 
 template <typename Kernels, Mode mode, int parts>
 typename Kernels::Kernel choose_unit(const Access& a) {
   constexpr auto heights = std::make_integer_sequence<int, kMaxKernelH>{};
-  return a.unit == 2 ? choose_height<Kernels, mode, parts, 2>(a.kernel_h, heights)
-                     : choose_height<Kernels, mode, parts, 1>(a.kernel_h, heights);
+  if constexpr (of_planes<Kernels>) {
+    return choose_height<Kernels, mode, parts, 2>(a.kernel_h, heights);
+  } else {
+    return a.unit == 2 ? choose_height<Kernels, mode, parts, 2>(a.kernel_h, heights)
+                       : choose_height<Kernels, mode, parts, 1>(a.kernel_h, heights);
+  }
 }
 
 // `Kernels` names them: template <typename A> static constexpr Kernel of(). Only those of the modes

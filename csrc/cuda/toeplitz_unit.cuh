@@ -36,6 +36,15 @@ struct Strides {
 
   Strides(std::int64_t rows, std::int64_t columns, std::int64_t channels)
       : row(static_cast<int>(columns)), plane(rows * columns), image(channels * plane) {}
+  __device__ int bytes_to(int channel) const { return 2 * channel * static_cast<int>(plane); }
+
+  // How planes lie that are made in shared memory, where each image begins at 16 bytes.
+  static Strides of_planes(int row, int plane) {
+    Strides strides(1, row, 1);
+    strides.plane = plane;
+    strides.image = 0;
+    return strides;
+  }
 };
 
 // What a unit has of one tensor: rows of neighbouring planes of each image.
@@ -46,6 +55,8 @@ struct Runs {
   __device__ Runs(const Strides& layout, std::int64_t first_plane, int planes, RowRange rows)
       : first(first_plane * layout.plane + static_cast<std::int64_t>(rows.first) * layout.row),
         count(planes * rows.count() * layout.row) {}
+  // Of planes that are made in shared memory.
+  __device__ Runs() : first(0), count(0) {}
 
   // The bytes that come along before a run that begins `elements` after the first, of which only
   // the last bits count.
@@ -78,7 +89,11 @@ struct Grid : UnitGrid<Geometry> {
         walks(g.walks),
         row_classes(g.row_classes),
         row_step(g.access.mode == Mode::strided ? 2 : g.h.dilation),
-        tasks(g.tasks()) {}
+        tasks(g.tasks()) {
+    if (problem.layout == Layout::nchw) return;
+    source = Strides::of_planes(g.w.source, g.source_plane);
+    result = Strides::of_planes(round_up(result.row, 2), g.result_plane);
+  }
 
   __device__ Position position(int index) const {
     const int strip = strips.remainder(index);

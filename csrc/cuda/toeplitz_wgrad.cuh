@@ -115,10 +115,11 @@ class SummedPlace {
       image_.at[i] =
           at.image * g.source_run + 2 * (task.channel * static_cast<int>(grid.source.plane) +
                                          column + Turned::first_column());
-      const int mine = at.strip * kColumns + threadIdx.x % 32 / 4;
+      const int in_strip = static_cast<int>(threadIdx.x) % 32 / 4;
+      const int mine = at.strip * g.columns + in_strip;
       gradient_.at[i] =
           at.image * g.result_run + 2 * (task.channel * static_cast<int>(grid.result.plane) + mine);
-      set_half(gradient_.keep[i / 2], i % 2, there && mine < g.w.result);
+      set_half(gradient_.keep[i / 2], i % 2, there && in_strip < g.columns && mine < g.w.result);
       source_[i] = static_cast<std::uint8_t>(at.image * grid.source.image);
       grad_[i] = static_cast<std::uint8_t>(at.image * grid.result.image);
     }
@@ -167,7 +168,7 @@ __device__ inline void add_diagonals(const Geometry& g, float (&sums)[A::kernel_
       float sum = 0;
 #pragma unroll
       for (int n = 0; n < kColumns; ++n)
-        sum += from[n * (g.w.stride * kSumPitch + 1)];
+        if (n < g.columns) sum += from[n * (g.w.stride * kSumPitch + 1)];
       float& total = totals[row * g.w.kernel + lane];
       total = fresh ? sum : total + sum;
     }

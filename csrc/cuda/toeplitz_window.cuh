@@ -20,6 +20,11 @@ __device__ inline std::uint32_t pair_of(bool first, bool second) {
   return (first ? 0x10u : 0x32u) | (second ? 0x5400u : 0x7600u);
 }
 
+// The bits of those that are.
+__device__ inline std::uint32_t halves(bool first, bool second) {
+  return (first ? 0xffffu : 0u) | (second ? 0xffff0000u : 0u);
+}
+
 // Changes the selection of one number of a pair.
 __device__ inline void set_half(std::uint32_t& pair, int half, bool wanted) {
   const std::uint32_t mask = half == 0 ? 0xffu : 0xff00u;
@@ -63,15 +68,14 @@ struct Image {
               // lane / 4 + 8, in the row that is counted as 0
   std::uint32_t keep[2][2 * windows];
 
-  // The lane's columns of a window that begins at `column`; from `columns` on none counts. With
-  // unit 2 both of a pair are inside the image, or neither.
+  // The lane's columns of a window that begins at `column`; from `columns` on none counts.
   __device__ void set_columns(int i, int column, int columns) {
 #pragma unroll
     for (int half = 0; half < 2 * windows; ++half) {
       const int mine = column + half * 8 + threadIdx.x % 4 * 2;
       const bool first = static_cast<unsigned>(mine) < static_cast<unsigned>(columns);
       const bool second = static_cast<unsigned>(mine + 1) < static_cast<unsigned>(columns);
-      keep[i][half] = unit == 2 ? (first ? ~0u : 0u) : pair_of(first, second);
+      keep[i][half] = unit == 2 ? halves(first, second) : pair_of(first, second);
     }
   }
   // `row` is where the row begins, in bytes from row 0.
@@ -123,7 +127,8 @@ struct TurnedImage {
       const int mine = column + first_column() + word * 8 * unit;
       const bool inside = static_cast<unsigned>(mine) < static_cast<unsigned>(columns);
       if constexpr (unit == 2) {
-        keep[i][word] = inside ? ~0u : 0u;
+        const bool second = static_cast<unsigned>(mine + 1) < static_cast<unsigned>(columns);
+        keep[i][word] = halves(inside, second);
       } else {
         set_half(keep[i / 2][word], i % 2, inside);
       }

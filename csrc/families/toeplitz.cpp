@@ -1,9 +1,8 @@
-#include "toeplitz.h"
-
 #include <cmath>
 #include <optional>
 
 #include "family.h"
+#include "toeplitz_pixels.h"
 
 namespace dwconv {
 namespace {
@@ -169,9 +168,11 @@ std::optional<std::string> refuse(const Problem& problem, const Arch& arch) {
     return "images, batch or channels are too large for it";
   }
   const Geometry g = geometry(problem, {});
-  if (g.w.reach(kColumns) > g.access.windows() * kWindow || g.access.parts > kMaxParts) {
+  if (g.w.reach(g.columns) > g.access.windows() * kWindow || g.access.parts > kMaxParts) {
     return "neighbouring results reach over more than two windows of 16 columns";
   }
+  if (problem.layout == Layout::nhwc && !takes_pixels(g.access))
+    return "of channels_last images it takes no filters with so few rows";
   return std::nullopt;
 }
 
@@ -180,7 +181,8 @@ bool spreads_nonfinite(const Problem&) { return true; }
 
 Answer plan_launch(const Kernel& kernel, const Problem& problem, const Arch& arch) {
   if (auto reason = refuse(problem, arch)) return *std::move(reason);
-  const Candidate best = search(problem, arch);
+  const Candidate best =
+      problem.layout == Layout::nhwc ? search_pixels(problem, arch) : search(problem, arch);
   if (best.us < 0) return "its rows do not fit the shared memory of the device";
   return plan_of(kernel, problem, arch, best, geometry(problem, best.tiling));
 }

@@ -2,9 +2,12 @@
 // of the image by 16 x 8: the Toeplitz matrix of one filter row. Shared by its planner and its
 // kernels.
 //
-// A strip is 8 neighbouring results of a row; it reads a window of 16 or 32 columns. A position is
-// one strip of one image: a warp takes 16 of a channel at a time, and walks down their rows (those
-// of one class modulo the dilation) together.
+// A strip is 8 neighbouring results of a row, or 6 where those read a window of 16 columns and 8
+// one of 32. A position is one strip of one image: a warp takes 16 of a channel at a time, and
+// walks down their rows (those of one class modulo the dilation) together.
+//
+// Of channels_last images a block makes planes in shared memory, as if they had come contiguous,
+// and pixels again of its planes of results.
 #pragma once
 
 #include "unit.h"
@@ -15,6 +18,7 @@ inline constexpr int kThreads = 128;
 inline constexpr int kWarps = kThreads / 32;
 inline constexpr int kPositions = 16;
 inline constexpr int kColumns = 8;
+inline constexpr int kFewColumns = 6;
 inline constexpr int kWindow = 16;
 inline constexpr int kMaxParts = 2;  // of a window
 inline constexpr int kMaxKernelH = 11;
@@ -63,6 +67,12 @@ struct Fixed {
 // count.
 inline constexpr int kMarginBytes = 128;
 
+// Of channels_last images: which tap each number of a lane's matrix is, 8 for each of 32 lanes.
+inline constexpr int kTapTableBytes = 8 * 32;
+// And from one filter row to the next, in elements: the taps that one or two windows hold, and a
+// zero.
+constexpr int tap_pitch(int parts) { return parts * kWindow - kFewColumns + 2; }
+
 // The pitch of the 16 x 8 products of a weight gradient's filter row: it keeps the diagonals in
 // different banks.
 inline constexpr int kSumPitch = kColumns + 1;
@@ -83,6 +93,22 @@ constexpr int resident_blocks(const Access& a, bool weight) {
                             : 2;
 }
 
+// Whether a kernel is compiled for channels_last images. Lower filters are better off in strip:
+// none of 20 with one row that were tried was faster here, 6 of 35 with two were, 1 of 22 with
+// three.
+constexpr bool takes_pixels(const Access& a) {
+  return a.kernel_h * (a.mode == Mode::dense ? a.parts : 1) >= 4;
+}
+// Their blocks are of twice the threads where registers allow several of those:
+// they share planes that take much of the shared memory. 14x14 k7 took 44.8 us with 128, and takes
+// 38.9.
+constexpr int pixel_threads(const Access& a) {
+  return resident_blocks(a, false) >= 4 ? 2 * kThreads : kThreads;
+}
+constexpr int resident_pixel_blocks(const Access& a) {
+  return resident_blocks(a, false) * kThreads / pixel_threads(a);
+}
+
 // Steps of a weight gradient that the tensor cores add up before the sums go to others in float32:
 // they cut what does not fit a sum's 24 bits, always towards zero, which adds up. Without a limit
 // the gradient of N3 C8 9473x9473 k3 float16, some 30,000 steps in a row, missed its bound.
@@ -93,18 +119,29 @@ inline constexpr int kMostSteps = 512;
 struct Geometry {
   Window h, w;
   Access access;
-  int channels = 1;  // of a unit
-  int groups = 1;    // of channels
-  int images = 1;    // of a unit
+  int warps = kWarps;  // of a block
+  int channels = 1;    // of a unit
+  int groups = 1;      // of channels
+  int images = 1;      // of a unit
   int image_blocks = 1;
-  int rows = 1;  // results of a unit along h
+  int rows = 1;         // results of a unit along h
+  int source_rows = 1;  // that they read, at most
+  int result_rows = 1;  // of the tensor: with phases, two for a step
   int bands = 1;
+  int columns = kColumns;  // of a strip
   int strips = 1;
   int row_classes = 1;  // rows modulo the dilation
   int walks = 1;        // that a class is cut into, so that all warps have work
   int walk_rows = 1;    // of a walk
   int batches = 1;      // of kPositions, of a channel of a unit
   int shift = 0;        // columns of a window before the first that its strip reads
+  int end = 0;          // where the columns of an image end, in its rows
+  // Of channels_last images alone, whose planes are laid out here: rows of `w.source` columns, all
+  // pairs, the first of which may be there for that alone (`lead`), and counts as padding; and
+  // elements from one plane to the next.
+  int lead = 0;
+  int source_plane = 0;
+  int result_plane = 0;
   // Shared memory, in bytes: a margin; stages of an image's source runs and perhaps its runs of the
   // output gradient; then filters and results, or sums; barriers last.
   int stages_at = kMarginBytes;
@@ -121,10 +158,10 @@ struct Geometry {
   constexpr bool whole() const { return bands == 1; }
   // Where the window of a strip begins, and where what is read of it ends.
   constexpr int source_column(int strip) const {
-    return strip * kColumns * w.stride - w.pad - shift;
+    return strip * columns * w.stride - w.pad - shift;
   }
   constexpr int last_column(int strip) const {
-    return std::min(w.source, source_column(strip) + shift + w.reach(kColumns));
+    return std::min(end, source_column(strip) + shift + w.reach(columns));
   }
   // Pieces of work of a unit, one for a warp at a time.
   constexpr int tasks() const { return channels * row_classes * walks * batches; }

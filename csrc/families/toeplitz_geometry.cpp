@@ -20,11 +20,28 @@ void choose_windows(Geometry& g, const Problem& problem) {
   a.mode = by_phases(problem) ? Mode::phases : problem.h.stride == 2 ? Mode::strided : Mode::dense;
   g.h = window_of(problem, problem.h);
   g.w = window_of(problem, problem.w);
+  const bool planes = problem.layout == Layout::nhwc;
+  // Columns that pairs want before the first.
+  const int odd = !planes && g.w.source % 2 == 0 ? g.w.pad % 2 : 0;
   // Strided rows come with strided columns as a rule, which take two parts.
-  const int read = g.w.reach(kColumns);
-  a.parts = a.mode == Mode::dense ? ceil_div(read, kWindow) : kMaxParts;
-  const int spare = a.windows() * kWindow - read;
-  const int odd = g.w.pad % 2;
+  a.parts = kMaxParts;
+  if (a.mode == Mode::dense) {
+    const bool one_window =
+        g.w.reach(kColumns) > kWindow && g.w.reach(kFewColumns) + odd <= kWindow;
+    if (one_window && ceil_div(g.w.result, kFewColumns) < 2 * ceil_div(g.w.result, kColumns))
+      g.columns = kFewColumns;
+    a.parts = ceil_div(g.w.reach(g.columns), kWindow);
+  }
+  g.end = g.w.source;
+  if (planes) {
+    a.unit = 2;
+    g.lead = g.w.pad % 2;
+    g.w.pad -= g.lead;
+    g.end = g.lead + g.w.source;
+    g.w.source = round_up(g.end, 2);
+    return;
+  }
+  const int spare = a.windows() * kWindow - g.w.reach(g.columns);
   const bool pairs = has_pairs(a.kernel_h, a.parts) && g.w.source % 2 == 0 && odd <= spare;
   a.unit = pairs ? 2 : 1;
   g.shift = pairs ? odd : 0;
@@ -34,15 +51,35 @@ void choose_windows(Geometry& g, const Problem& problem) {
 void choose_walks(Geometry& g) {
   const int rows_of_class = ceil_div(g.rows, g.row_classes);
   int best = 0;
-  for (int walks = 1; walks <= std::min(rows_of_class, 2 * kWarps); ++walks) {
+  for (int walks = 1; walks <= std::min(rows_of_class, 2 * g.warps); ++walks) {
     const int rows = ceil_div(rows_of_class, walks);
     const int tasks = g.channels * g.row_classes * walks * g.batches;
-    const int cost = ceil_div(tasks, kWarps) * (rows + g.access.ring() - 1 + kWalkSteps);
+    const int cost = ceil_div(tasks, g.warps) * (rows + g.access.ring() - 1 + kWalkSteps);
     if (best != 0 && cost >= best) continue;
     best = cost;
     g.walks = ceil_div(rows_of_class, rows);
     g.walk_rows = rows;
   }
+}
+
+// From one plane in shared memory to the next: an odd number of words, so that the same pixel of
+// neighbouring channels is in different banks.
+int plane_step(std::int64_t rows, std::int64_t columns) {
+  constexpr std::int64_t kTooMuch = 1 << 22;
+  return static_cast<int>(std::min(rows * columns / 2, kTooMuch) | 1) * 2;
+}
+
+// Shared memory of a unit of planes; columns of results.
+void place_planes(Geometry& g, const Problem& problem, std::int64_t columns) {
+  g.source_plane = plane_step(g.source_rows, g.w.source);
+  g.result_plane = plane_step(g.result_rows, round_up(static_cast<int>(columns), 2));
+  g.source_run = run_bytes(std::int64_t{g.channels} * g.source_plane, 2);
+  g.result_run = run_bytes(std::int64_t{g.channels} * g.result_plane, 2);
+  g.stage_bytes = g.images * g.source_run;
+  g.rest_at = g.stages_at + g.stage_bytes;
+  const int taps = g.access.kernel_h * tap_pitch(g.access.parts);
+  g.results_at = round_up(g.rest_at + kTapTableBytes + g.channels * (4 + 2 * taps), 16);
+  g.shared_bytes = g.results_at + g.images * g.result_run + kMarginBytes;
 }
 
 }  // namespace
@@ -52,25 +89,30 @@ Geometry geometry(const Problem& problem, const Tiling& tiling) {
   Geometry g;
   choose_windows(g, problem);
   const Access& a = g.access;
+  if (problem.layout == Layout::nhwc) g.warps = pixel_threads(a) / 32;
   g.channels = tiling.planes;
   g.groups = ceil_div(static_cast<int>(problem.channels), g.channels);
   g.images = tiling.images;
   g.image_blocks = ceil_div(static_cast<int>(problem.batch), g.images);
   g.rows = std::min(tiling.rows, g.h.result);
   g.bands = ceil_div(g.h.result, g.rows);
-  g.strips = ceil_div(g.w.result, kColumns);
+  g.strips = ceil_div(g.w.result, g.columns);
   g.row_classes = std::min(g.h.dilation, g.rows);
   g.units = static_cast<std::int64_t>(g.groups) * g.image_blocks * g.bands;
   g.batches = ceil_div(g.images * g.strips, kPositions);
   choose_walks(g);
 
-  const std::int64_t source_rows = g.whole() ? g.h.source : std::min(g.h.source, g.h.reach(g.rows));
+  g.source_rows = g.whole() ? g.h.source : std::min(g.h.source, g.h.reach(g.rows));
   const bool phases = a.mode == Mode::phases;
-  const std::int64_t result_rows =
-      phases ? std::min<std::int64_t>(2 * g.rows, problem.h.input) : g.rows;
+  g.result_rows =
+      phases ? static_cast<int>(std::min<std::int64_t>(2 * g.rows, problem.h.input)) : g.rows;
   const std::int64_t result_columns = phases ? problem.w.input : g.w.result;
-  g.source_run = run_step(g.channels * source_rows * g.w.source, g.images);
-  g.result_run = run_step(g.channels * result_rows * result_columns, g.images);
+  if (problem.layout == Layout::nhwc) {
+    place_planes(g, problem, result_columns);
+    return g;
+  }
+  g.source_run = run_step(std::int64_t{g.channels} * g.source_rows * g.w.source, g.images);
+  g.result_run = run_step(std::int64_t{g.channels} * g.result_rows * result_columns, g.images);
   g.stage_bytes = g.images * (g.source_run + (weight ? g.result_run : 0));
   g.rest_at = g.stages_at + tiling.stages * g.stage_bytes;
   if (weight) {

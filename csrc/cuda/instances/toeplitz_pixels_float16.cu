@@ -1,0 +1,20 @@
+#include "../toeplitz_pixels.cuh"
+
+namespace dwconv::toeplitz {
+
+template <>
+void launch<Pass::forward, DType::float16, Layout::nhwc>(const Problem& problem, const Plan& plan,
+                                                         const Tensors& tensors,
+                                                         cudaStream_t stream) {
+  launch_convolve_pixels<DType::float16>(problem, plan, tensors, stream);
+}
+
+template <>
+void launch<Pass::backward_input, DType::float16, Layout::nhwc>(const Problem& problem,
+                                                                const Plan& plan,
+                                                                const Tensors& tensors,
+                                                                cudaStream_t stream) {
+  launch_convolve_pixels<DType::float16>(problem, plan, tensors, stream);
+}
+
+}  // namespace dwconv::toeplitz
