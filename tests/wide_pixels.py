@@ -4,26 +4,38 @@ eights; and those that take any channels, but tall filters."""
 from collections.abc import Sequence
 
 from hypothesis import strategies as st
-from problems import WORK, Problem
+from problems import WORK, Pair, Problem
 
 # The filters that such kernels are compiled for.
 FILTERS = [(3, 3), (5, 5), (7, 7), (1, 11)]
 
+Padding = tuple[int, int, int, int]
+Listed = tuple[Pair, Pair, int, int, int, Padding, Pair]
+
+
+def _problems(biased: int, listed: Sequence[Listed]) -> list[Problem]:
+    """With a bias where channels are a multiple of `biased`."""
+    return [
+        Problem(
+            batch=batch,
+            channels=channels,
+            size=size,
+            kernel=kernel,
+            stride=(stride, stride),
+            padding=padding,
+            dilation=dilation,
+            bias=channels % biased == 0,
+        )
+        for size, kernel, batch, channels, stride, padding, dilation in listed
+    ]
+
+
 # Channels below, at and above those of a block; images of one tile and of several, at odd sizes;
 # batches that a unit of several images does not divide; rows of padding on one side alone;
 # dilations that leave classes of one row.
-WIDE_PIXELS = [
-    Problem(
-        batch=batch,
-        channels=channels,
-        size=size,
-        kernel=kernel,
-        stride=(stride, stride),
-        padding=padding,
-        dilation=dilation,
-        bias=channels % 16 == 0,
-    )
-    for size, kernel, batch, channels, stride, padding, dilation in [
+WIDE_PIXELS = _problems(
+    16,
+    [
         ((7, 7), (3, 3), 17, 72, 1, (1, 1, 1, 1), (1, 1)),
         ((7, 7), (7, 7), 5, 40, 1, (3, 3, 3, 3), (1, 1)),
         ((14, 14), (5, 5), 3, 136, 1, (2, 2, 2, 2), (1, 1)),
@@ -57,8 +69,21 @@ WIDE_PIXELS = [
         ((2, 5), (5, 5), 67, 16, 2, (2, 2, 2, 2), (1, 1)),
         ((23, 29), (3, 3), 2, 16, 2, (2, 2, 2, 2), (2, 2)),
         ((31, 26), (5, 5), 1, 8, 2, (5, 6, 0, 6), (3, 2)),
-    ]
-]
+    ],
+)
+
+
+def _fitting(draw: st.DrawFn, kernel: Pair, dilation: Pair) -> tuple[Pair, Padding]:
+    """An image that the kernel fits, and padding, of no more than it reaches over."""
+    side = st.one_of(st.integers(1, 20), st.integers(1, 130), st.sampled_from([7, 14, 28, 56]))
+    size, padding = [], []
+    for k, d in zip(kernel, dilation, strict=True):
+        span = d * (k - 1)
+        before, after = draw(st.integers(0, span)), draw(st.integers(0, span))
+        size.append(max(draw(side), span + 1 - before - after))
+        padding += [before, after]
+    top, bottom, left, right = padding
+    return (size[0], size[1]), (top, bottom, left, right)
 
 
 @st.composite
@@ -72,27 +97,20 @@ def wide_pixels(
     kernel = draw(st.sampled_from(filters))
     stride = draw(st.sampled_from(strides))
     dilation = draw(st.sampled_from([(1, 1), (1, 1), (2, 2), (3, 1), (1, 4), (9, 8)]))
-    spans = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-    side = st.one_of(st.integers(1, 20), st.integers(1, 130), st.sampled_from([7, 14, 28, 56]))
-    size, padding = [], []
-    for span in spans:
-        before, after = draw(st.integers(0, span)), draw(st.integers(0, span))
-        size.append(max(draw(side), span + 1 - before - after))
-        padding += [before, after]
+    size, padding = _fitting(draw, kernel, dilation)
     channels = 8 * draw(st.one_of(st.integers(1, 5), st.integers(1, 40)))
     batch = draw(st.sampled_from([1, 2, 3, 5, 17, 131]))
     while batch * channels * size[0] * size[1] * kernel[0] * kernel[1] > 10 * WORK:
         if batch == 1 and channels == 8:
             break
         batch, channels = max(1, batch // 2), 8 * max(1, channels // 16)
-    top, bottom, left, right = padding
     return Problem(
         batch=batch,
         channels=channels,
-        size=(size[0], size[1]),
+        size=size,
         kernel=kernel,
         stride=(stride, stride),
-        padding=(top, bottom, left, right),
+        padding=padding,
         dilation=dilation,
         bias=draw(st.booleans()),
     )
@@ -101,18 +119,9 @@ def wide_pixels(
 # For kernels that make planes of pixels in shared memory: channels that are odd, two, four and
 # eight to a word, a group's and one more; rows that are odd, padding that is; an odd number of
 # elements in all; bands, several images to a unit; windows of 16 columns and of 32.
-PLANES = [
-    Problem(
-        batch=batch,
-        channels=channels,
-        size=size,
-        kernel=kernel,
-        stride=(stride, stride),
-        padding=padding,
-        dilation=dilation,
-        bias=channels % 3 == 0,
-    )
-    for size, kernel, batch, channels, stride, padding, dilation in [
+PLANES = _problems(
+    3,
+    [
         ((5, 7), (4, 3), 1, 3, 1, (1, 2, 1, 1), (1, 1)),
         ((7, 7), (7, 7), 37, 21, 1, (3, 3, 3, 3), (1, 1)),
         ((7, 8), (5, 5), 19, 26, 1, (2, 2, 2, 2), (1, 1)),
@@ -135,8 +144,8 @@ PLANES = [
         ((15, 14), (7, 7), 5, 43, 2, (3, 3, 2, 3), (1, 1)),
         ((9, 45), (11, 11), 2, 24, 2, (10, 1, 0, 10), (1, 1)),
         ((2, 5), (4, 4), 67, 11, 2, (2, 2, 2, 2), (1, 1)),
-    ]
-]
+    ],
+)
 
 
 @st.composite
@@ -147,27 +156,20 @@ def tall_filters(draw: st.DrawFn) -> Problem:
     dilation = draw(st.sampled_from([(1, 1), (1, 1), (1, 1), (2, 2), (3, 1), (1, 3)]))
     if stride == 2:
         dilation = (1, 1)
-    side = st.one_of(st.integers(1, 20), st.integers(1, 130), st.sampled_from([7, 14, 28, 56]))
-    size, padding = [], []
-    for d, k in zip(dilation, kernel, strict=True):
-        span = d * (k - 1)
-        before, after = draw(st.integers(0, span)), draw(st.integers(0, span))
-        size.append(max(draw(side), span + 1 - before - after))
-        padding += [before, after]
+    size, padding = _fitting(draw, kernel, dilation)
     channels = draw(st.one_of(st.integers(1, 9), st.integers(1, 70), st.integers(1, 300)))
     batch = draw(st.sampled_from([1, 2, 3, 5, 17, 131]))
     while batch * channels * size[0] * size[1] * kernel[0] * kernel[1] > 10 * WORK:
         if batch == 1 and channels == 1:
             break
         batch, channels = max(1, batch // 2), max(1, channels * 2 // 3)
-    top, bottom, left, right = padding
     return Problem(
         batch=batch,
         channels=channels,
-        size=(size[0], size[1]),
+        size=size,
         kernel=kernel,
         stride=(stride, stride),
-        padding=(top, bottom, left, right),
+        padding=padding,
         dilation=dilation,
         bias=draw(st.booleans()),
     )
