@@ -4,6 +4,7 @@
 #pragma once
 
 #include "../families/pointwise.h"
+#include "channels.cuh"
 #include "check.cuh"
 #include "divide.cuh"
 #include "pointwise.h"
@@ -113,58 +114,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// Of channels_last images without strides, elements lie in the result as they do in the source.
-struct Elements {
-  int count;
-  Divisor channels;
-
-  __device__ int channel(int index) const { return channels.short_remainder(index); }
-};
-
-template <typename S>
-__global__ void __launch_bounds__(kThreads)
-    scale_elements(const Elements p, const typename S::Type* __restrict__ source,
-                   const typename S::Type* __restrict__ weight,
-                   const typename S::Type* __restrict__ bias,
-                   typename S::Type* __restrict__ result) {
-  using Type = typename S::Type;
-  constexpr int per = 16 / static_cast<int>(sizeof(Type));
-  const auto channels = static_cast<int>(p.channels.value());
-  union Vector {
-    uint4 word;
-    Type elements[per];
-    __device__ Vector() {}
-  };
-  const auto scaled = [&](Type element, int channel) {
-    const float start = bias == nullptr ? 0.f : S::widen(bias[channel]);
-    return S::round(fmaf(S::widen(element), S::widen(weight[channel]), start));
-  };
-  const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * (kThreads * kVectors);
-  const int vectors = p.count / per;
-  Vector loaded[kVectors];
-#pragma unroll
-  for (int i = 0; i < kVectors; ++i) {
-    const std::int64_t vector = first + i * kThreads + threadIdx.x;
-    if (vector < vectors) loaded[i].word = reinterpret_cast<const uint4*>(source)[vector];
-  }
-#pragma unroll
-  for (int i = 0; i < kVectors; ++i) {
-    const std::int64_t vector = first + i * kThreads + threadIdx.x;
-    if (vector >= vectors) continue;
-    int channel = p.channel(static_cast<int>(vector) * per);
-#pragma unroll
-    for (int k = 0; k < per; ++k) {
-      loaded[i].elements[k] = scaled(loaded[i].elements[k], channel);
-      channel = channel + 1 == channels ? 0 : channel + 1;
-    }
-    reinterpret_cast<uint4*>(result)[vector] = loaded[i].word;
-  }
-  // What is left of whole vectors, by the first threads of all.
-  const int rest = vectors * per + static_cast<int>(threadIdx.x);
-  if (blockIdx.x == 0 && rest < p.count) result[rest] = scaled(source[rest], p.channel(rest));
-}
-
-// And with strides: the pixels of a result, and those of the source that they are made of.
+// Of channels_last images: the pixels of a result, and those of the source that they are made of.
 struct Pixels {
   int count;
   Divisor channels, columns, rows;  // of the result
@@ -203,6 +153,50 @@ struct Pixels {
   }
 };
 
+// Without strides, elements lie in the result as they do in the source.
+template <typename S>
+__global__ void __launch_bounds__(kThreads)
+    scale_elements(const Pixels p, const typename S::Type* __restrict__ source,
+                   const typename S::Type* __restrict__ weight,
+                   const typename S::Type* __restrict__ bias,
+                   typename S::Type* __restrict__ result) {
+  constexpr int per = 16 / static_cast<int>(sizeof(typename S::Type));
+  using V = Vector<S, per>;
+  const auto channels = static_cast<int>(p.channels.value());
+  const auto channel_of = [&](int element) { return p.channels.short_remainder(element); };
+  const auto scaled = [&](float element, int channel) {
+    const float start = bias == nullptr ? 0.f : S::widen(bias[channel]);
+    return fmaf(element, S::widen(weight[channel]), start);
+  };
+  const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * (kThreads * kVectors);
+  const int vectors = p.count / per;
+  typename V::Word words[kVectors];
+#pragma unroll
+  for (int i = 0; i < kVectors; ++i) {
+    const std::int64_t vector = first + i * kThreads + threadIdx.x;
+    if (vector < vectors) words[i] = V::load(source + vector * per);
+  }
+#pragma unroll
+  for (int i = 0; i < kVectors; ++i) {
+    const std::int64_t vector = first + i * kThreads + threadIdx.x;
+    if (vector >= vectors) continue;
+    float elements[per];
+    V::widen(elements, words[i]);
+    int channel = channel_of(static_cast<int>(vector) * per);
+#pragma unroll
+    for (float& element : elements) {
+      element = scaled(element, channel);
+      channel = channel + 1 == channels ? 0 : channel + 1;
+    }
+    V::store(result + vector * per, elements);
+  }
+  // What is left of whole vectors, by the first threads of all.
+  const int rest = vectors * per + static_cast<int>(threadIdx.x);
+  if (blockIdx.x == 0 && rest < p.count)
+    result[rest] = S::round(scaled(S::widen(source[rest]), channel_of(rest)));
+}
+
+// And with strides, one by one.
 template <typename S>
 __global__ void __launch_bounds__(kThreads)
     scale_pixels(const Pixels p, const typename S::Type* __restrict__ source,
@@ -242,8 +236,7 @@ void launch(const Problem& problem, const Plan& plan, const Tensors& tensors, cu
     if (has_strides(problem)) {
       scale_pixels<S><<<blocks, plan.threads, 0, stream>>>(pixels, source, weight, bias, result);
     } else {
-      scale_elements<S><<<blocks, plan.threads, 0, stream>>>(
-          Elements{pixels.count, pixels.channels}, source, weight, bias, result);
+      scale_elements<S><<<blocks, plan.threads, 0, stream>>>(pixels, source, weight, bias, result);
     }
     check_launch("pointwise scale_pixels");
   } else if constexpr (pass == Pass::forward) {

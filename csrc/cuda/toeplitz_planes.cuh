@@ -51,28 +51,15 @@ struct Pixels {
 // What a pass gathers: the input, or of an input gradient the output's.
 inline Pixels source_pixels(const Grid& grid, const Problem& problem) {
   const Geometry& g = grid.g;
-  const bool backward = problem.pass == Pass::backward_input;
-  return {g,
-          problem,
-          grid.source,
-          g.h.source,
-          backward ? problem.w.output() : problem.w.input,
-          g.source_rows,
-          g.lead,
-          g.source_run};
+  return {g, problem, grid.source, g.h.source, g.end - g.lead, g.source_rows, g.lead, g.source_run};
 }
 // And what it sends.
 inline Pixels result_pixels(const Grid& grid, const Problem& problem) {
   const Geometry& g = grid.g;
   const bool backward = problem.pass == Pass::backward_input;
-  return {g,
-          problem,
-          grid.result,
-          backward ? problem.h.input : problem.h.output(),
-          backward ? problem.w.input : problem.w.output(),
-          g.result_rows,
-          0,
-          g.result_run};
+  const auto rows = backward ? problem.h.input : problem.h.output();
+  const auto columns = backward ? problem.w.input : problem.w.output();
+  return {g, problem, grid.result, rows, columns, g.result_rows, 0, g.result_run};
 }
 
 // Calls use(first, last, pairs, element, at) for each of a thread's spans: the pixels that there

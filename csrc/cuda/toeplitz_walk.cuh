@@ -239,9 +239,9 @@ struct UnitRows {
 };
 
 // A warp's tasks of a unit, whose source begins `run` bytes into shared memory, and whose results
-// go to `staged`. `filters_of(channel)` is what `walk` takes. Rows of results may be known to be
-// even: then pairs are stored together.
-template <bool even_rows, typename S, typename A, typename FiltersOf>
+// go to `staged`. `filters_of(channel)` is what `walk` takes. With `planes` they were made here of
+// pixels, with even rows, so that pairs of results are always stored together.
+template <bool planes, typename S, typename A, typename FiltersOf>
 __device__ inline void walk_tasks(const Convolution& p, Place<S, A>& place, const Task& first_task,
                                   const Unit& unit, const UnitRows<A>& rows, const Runs& from,
                                   int run, const Runs& to, int staged, const float* biases,
@@ -250,7 +250,7 @@ __device__ inline void walk_tasks(const Convolution& p, Place<S, A>& place, cons
   const Geometry& g = grid.g;
   const int warp = warp_index();
   const int channels = grid.channels_of(unit), images = grid.images_of(unit);
-  constexpr int warps = even_rows ? pixel_threads(A::value) / 32 : kWarps;
+  constexpr int warps = planes ? pixel_threads(A::value) / 32 : kWarps;
   for (int number = warp; number < grid.tasks; number += warps) {
     const Task task = number == warp ? first_task : grid.task(number);
     const Steps steps = Steps::of<A>(grid, task, rows.top, rows.source.count(), rows.results);
@@ -270,7 +270,7 @@ __device__ inline void walk_tasks(const Convolution& p, Place<S, A>& place, cons
     constexpr bool phases = A::mode == Mode::phases;
     if constexpr (phases) {
       walk_as.template operator()<false>();
-    } else if constexpr (even_rows) {
+    } else if constexpr (planes) {
       walk_as.template operator()<true>();
     } else if (grid.result.row % 2 == 0) {
       walk_as.template operator()<true>();
