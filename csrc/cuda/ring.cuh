@@ -3,6 +3,7 @@
 
 #include <utility>
 
+#include "batches.cuh"
 #include "check.cuh"
 #include "ring.h"
 #include "ring_rows.cuh"
@@ -21,8 +22,9 @@ __device__ inline void load_filters(float (&filters)[taps][channels], const Grid
                                     int channel, float* shared) {
   const int count = min(grid.g.width, grid.channels - first) * taps;
   const typename S::Type* from = weight + static_cast<std::int64_t>(first) * taps;
-  for (int i = threadIdx.x; i < count; i += blockDim.x)
-    shared[i] = S::widen(from[i]);
+  in_batches<8>(
+      count, [&](int i) { return from[i]; },
+      [&](int i, typename S::Type element) { shared[i] = S::widen(element); });
   __syncthreads();
 #pragma unroll
   for (int i = 0; i < taps; ++i)

@@ -16,17 +16,19 @@ struct Convolution {
 
 // Filters of the block's channels into shared memory, tap by tap; and then their biases.
 template <typename S>
-__device__ inline void store_filters(const Grid& grid, int group, int taps, bool mirrored,
+__device__ inline void store_filters(const Grid& grid, int group, bool mirrored,
                                      const typename S::Type* weight, const typename S::Type* bias,
                                      float* filters) {
+  const int taps = grid.taps.value();
   const int first = group * grid.g.width;
   const int channels = min(grid.g.width, grid.channels - first);
   const typename S::Type* from = weight + static_cast<std::int64_t>(first) * taps;
-  for (int i = threadIdx.x; i < channels * taps; i += blockDim.x) {
-    const int channel = i / taps;
-    const int tap = i - channel * taps;
-    filters[(mirrored ? taps - 1 - tap : tap) * grid.g.width + channel] = S::widen(from[i]);
-  }
+  in_batches<kFilterBatch>(
+      channels * taps, [&](int i) { return from[i]; },
+      [&](int channel, typename S::Type element) {
+        const int tap = grid.taps.remainder(channel);
+        filters[(mirrored ? taps - 1 - tap : tap) * grid.g.width + channel] = S::widen(element);
+      });
   for (int i = threadIdx.x; i < channels; i += blockDim.x)
     filters[taps * grid.g.width + i] = bias == nullptr ? 0.f : S::widen(bias[first + i]);
   __syncthreads();
@@ -38,20 +40,20 @@ __device__ inline void load_tap(float (&tap)[channels], const float* from) {
       tap, Vector<Scalar<DType::float32>, channels>::load(from));
 }
 
-template <typename S, int kernel_w, int stride, int channels>
+template <typename S, int kernel_w, int stride, int channels, int rows>
 __global__ void __launch_bounds__(most_threads(Pass::forward),
                                   resident_blocks(Pass::forward, kernel_w, channels == 2))
     convolve(const __grid_constant__ Convolution p, const typename S::Type* __restrict__ source,
              const typename S::Type* __restrict__ weight, const typename S::Type* __restrict__ bias,
              typename S::Type* __restrict__ result) {
   using Type = typename S::Type;
-  constexpr Shape shape = convolution_shape(kernel_w, stride, channels == 2);
+  constexpr Shape shape = convolution_shape(kernel_w, stride, channels == 2, rows);
   constexpr int count = (shape.columns - 1) * stride + kernel_w;
   extern __shared__ __align__(16) float filters[];
   const Grid& grid = p.grid;
   const Geometry& g = grid.g;
   const Share share(grid, channels);
-  store_filters<S>(grid, share.group, g.h.kernel * kernel_w, p.mirrored, weight, bias, filters);
+  store_filters<S>(grid, share.group, p.mirrored, weight, bias, filters);
   if (!share.works) return;
   const float* filter = filters + share.vector * channels;
 
@@ -62,7 +64,8 @@ __global__ void __launch_bounds__(most_threads(Pass::forward),
     const Type* at =
         source + (static_cast<std::int64_t>(item.image) * g.h.source + row) * grid.source_pitch +
         static_cast<std::int64_t>(column) * grid.channels + share.channel;
-    Row<S, channels, count> elements(column, g.w.dilation, g.w.source, grid.channels);
+    Row<S, channels, count, row_registers(kernel_w, channels == 2, rows)> elements(
+        column, g.w.dilation, g.w.source, grid.channels);
     float sums[shape.rows][shape.columns][channels];
     float start[channels];
     load_tap<channels>(start, filter + g.h.kernel * kernel_w * g.width);
@@ -139,7 +142,8 @@ void launch_convolve(const Problem& problem, const Plan& plan, const Tensors& te
   using S = Scalar<dtype>;
   using Type = typename S::Type;
   const bool backward = problem.pass == Pass::backward_input;
-  const Geometry g = geometry(problem, plan.tiling.planes, plan.tiling.threads);
+  const Geometry g =
+      geometry(problem, plan.tiling.planes, plan.tiling.threads, plan.tiling.tile_rows);
   const Convolution p{Grid(g, problem, plan), backward};
   for_width(g.w.kernel, [&]<int kernel_w>() {
     const auto start = [&](auto kernel) {
@@ -149,8 +153,12 @@ void launch_convolve(const Problem& problem, const Plan& plan, const Tensors& te
           static_cast<Type*>(backward ? tensors.input : tensors.output));
     };
     const auto with = [&]<int channels>() {
-      start(g.h.stride == 1 ? convolve<S, kernel_w, 1, channels>
-                            : convolve<S, kernel_w, 2, channels>);
+      const auto with_rows = [&]<int rows>() {
+        start(g.h.stride == 1 ? convolve<S, kernel_w, 1, channels, rows>
+                              : convolve<S, kernel_w, 2, channels, rows>);
+      };
+      if (g.shape.rows == kLowRows) return with_rows.template operator()<kLowRows>();
+      with_rows.template operator()<kRows>();
     };
     if constexpr (has_pairs(Pass::forward, kernel_w)) {
       if (g.pair) return with.template operator()<2>();

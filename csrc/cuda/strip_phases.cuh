@@ -22,21 +22,21 @@ __global__ void __launch_bounds__(most_threads(Pass::backward_input),
     scatter(const __grid_constant__ Phases p, const typename S::Type* __restrict__ source,
             const typename S::Type* __restrict__ weight, typename S::Type* __restrict__ result) {
   using Type = typename S::Type;
-  constexpr Shape shape = phase_shape(channels == 2);
+  constexpr Shape shape = phase_shape();
   constexpr int half_w = (kernel_w + 1) / 2;
   constexpr int count = shape.columns + half_w - 1;
   extern __shared__ __align__(16) float filters[];
   const Grid& grid = p.grid;
   const Geometry& g = grid.g;
   const Share share(grid, channels);
-  store_filters<S>(grid, share.group, p.kernel_h * kernel_w, false, weight, nullptr, filters);
+  store_filters<S>(grid, share.group, false, weight, nullptr, filters);
   if (!share.works) return;
   const float* filter = filters + share.vector * channels;
 
   for (int index = share.first; index < share.last; index += share.step) {
     const Item item(grid, index);
     const int column = item.column - (half_w - 1);
-    Row<S, channels, count> elements(column, 1, g.w.source, grid.channels);
+    Row<S, channels, count, 0> elements(column, 1, g.w.source, grid.channels);
     const Type* at = source +
                      static_cast<std::int64_t>(item.image) * g.h.source * grid.source_pitch +
                      static_cast<std::int64_t>(column) * grid.channels + share.channel;
@@ -108,7 +108,8 @@ void launch_scatter(const Problem& problem, const Plan& plan, const Tensors& ten
                     cudaStream_t stream) {
   using S = Scalar<dtype>;
   using Type = typename S::Type;
-  const Geometry g = geometry(problem, plan.tiling.planes, plan.tiling.threads);
+  const Geometry g =
+      geometry(problem, plan.tiling.planes, plan.tiling.threads, plan.tiling.tile_rows);
   Phases p{.grid = Grid(g, problem, plan),
            .kernel_h = static_cast<int>(problem.h.kernel),
            .result_h = static_cast<int>(problem.h.input),

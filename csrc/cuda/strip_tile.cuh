@@ -2,7 +2,10 @@
 // a row.
 #pragma once
 
+#include <algorithm>
+
 #include "../families/strip.h"
+#include "batches.cuh"
 #include "channels.cuh"
 #include "divide.cuh"
 
@@ -16,6 +19,7 @@ struct Grid {
   std::int64_t slices;  // blocks that share the tiles of a group of channels
   Divisor vectors, slots, groups;
   Divisor strips, column_classes, row_tiles, row_classes;
+  SmallDivisor taps;
 
   Grid(const Geometry& geometry, const Problem& problem, const Plan& plan)
       : g(geometry),
@@ -29,7 +33,8 @@ struct Grid {
         strips(g.strips),
         column_classes(g.column_classes),
         row_tiles(g.row_tiles),
-        row_classes(g.row_classes) {}
+        row_classes(g.row_classes),
+        taps(static_cast<int>(problem.taps())) {}
 };
 
 // The share of a thread: its channels, and every slots-th of a run of tiles. Those of the same
@@ -74,13 +79,18 @@ struct Item {
 };
 
 // What a tile reads of a row: `count` elements, those outside the image zero and never loaded. Rows
-// alternate between two sets of registers, so that one is on its way while the other is used.
-template <typename S, int channels, int count>
+// take turns in two to four sets of registers, as many as `most_registers` hold, so that some rows
+// are on their way while one is used.
+template <typename S, int channels, int count, int most_registers>
 class Row {
   using Type = typename S::Type;
   using V = Vector<S, channels>;
+  static constexpr int kRegisters = count * ceil_div(sizeof(typename V::Word), 4);
 
  public:
+  static constexpr int kSets = std::clamp(most_registers / kRegisters, 2, 4);
+  using Values = float[count][channels];
+
   // `first` is the first element's column, `step` from one to the next; `pixel` the elements of one
   // column.
   __device__ Row(int first, int step, int width, int pixel)
@@ -89,55 +99,61 @@ class Row {
     for (int i = 0; i < count; ++i) {
       const bool inside = static_cast<unsigned>(first + i * step) < static_cast<unsigned>(width);
       inside_ |= static_cast<std::uint32_t>(inside) << i;
-      words_[0][i] = words_[1][i] = typename V::Word{};
+#pragma unroll
+      for (auto& words : words_)
+        words[i] = typename V::Word{};
     }
   }
 
   // Loads a row, whose first element is at `from`; of one that is not there, nothing.
-  __device__ bool load(int parity, const Type* from, bool there) {
+  __device__ bool load(int row, const Type* from, bool there) {
     const std::uint32_t inside = there ? inside_ : 0;
 #pragma unroll
     for (int i = 0; i < count; ++i) {
       const auto* at = reinterpret_cast<const Type*>(reinterpret_cast<const char*>(from) +
                                                      std::uint64_t{step_bytes_} * i);
-      if (inside >> i & 1) words_[parity % 2][i] = V::load(at);
+      if (inside >> i & 1) words_[row % kSets][i] = V::load(at);
     }
     return there;
   }
-  __device__ void widen(int parity, float (&values)[count][channels]) const {
+  __device__ void widen(int row, Values& values) const {
 #pragma unroll
     for (int i = 0; i < count; ++i)
-      V::widen(values[i], words_[parity % 2][i]);
+      V::widen(values[i], words_[row % kSets][i]);
   }
 
  private:
   std::uint32_t step_bytes_;
   std::uint32_t inside_ = 0;
-  typename V::Word words_[2][count];
+  typename V::Word words_[kSets][count];
 };
 
 // Goes down `rows` rows of an image, `step` apart; `row` is the first, `at` its first element.
 // `use(r, values)` is called for each that is there.
-template <int rows, typename S, int channels, int count, typename Use>
-__device__ inline void walk_rows(Row<S, channels, count>& elements, const typename S::Type* at,
-                                 int row, int step, int height, std::int64_t pitch,
-                                 const Use& use) {
+template <int rows, typename Row, typename Type, typename Use>
+__device__ inline void walk_rows(Row& elements, const Type* at, int row, int step, int height,
+                                 std::int64_t pitch, const Use& use) {
   const auto holds = [&](int index) {
     return static_cast<unsigned>(index) < static_cast<unsigned>(height);
   };
-  bool there = elements.load(0, at, holds(row));
-#pragma unroll
-  for (int r = 0; r < rows; ++r) {
-    bool next = false;
+  constexpr int ahead = std::min(Row::kSets - 1, rows);
+  bool there[rows];
+  const auto load = [&](int r) {
+    there[r] = elements.load(r, at, holds(row));
     row += step;
     at += step * pitch;
-    if (r + 1 < rows) next = elements.load(r + 1, at, holds(row));
-    if (there) {
-      float values[count][channels];
+  };
+#pragma unroll
+  for (int r = 0; r < ahead; ++r)
+    load(r);
+#pragma unroll
+  for (int r = 0; r < rows; ++r) {
+    if (r + ahead < rows) load(r + ahead);
+    if (there[r]) {
+      typename Row::Values values;
       elements.widen(r, values);
       use(r, values);
     }
-    there = next;
   }
 }
 

@@ -54,7 +54,8 @@ __global__ void __launch_bounds__(most_threads(Pass::backward_weight),
     const int skipped = share.role * filter_rows * g.h.dilation;
     const int row = item.row * stride - g.h.pad + skipped;
     const int column = item.column * stride - g.w.pad;
-    Row<S, channels, count> elements(column, g.w.dilation, g.w.source, grid.channels);
+    Row<S, channels, count, sum_row_registers(kernel_w, channels == 2)> elements(
+        column, g.w.dilation, g.w.source, grid.channels);
     const Type* at =
         input + (static_cast<std::int64_t>(item.image) * g.h.source + row) * grid.source_pitch +
         static_cast<std::int64_t>(column) * grid.channels + share.channel;
@@ -110,7 +111,8 @@ void launch_sum_tiles(const Problem& problem, const Plan& plan, const Tensors& t
                       cudaStream_t stream) {
   using S = Scalar<dtype>;
   using Type = typename S::Type;
-  const Geometry g = geometry(problem, plan.tiling.planes, plan.tiling.threads);
+  const Geometry g =
+      geometry(problem, plan.tiling.planes, plan.tiling.threads, plan.tiling.tile_rows);
   const WeightGradient p{Grid(g, problem, plan), partials_of(problem, g, plan.blocks)};
   auto* partial = static_cast<float*>(tensors.workspace);
   for_width(g.w.kernel, [&]<int kernel_w>() {

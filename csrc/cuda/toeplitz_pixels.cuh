@@ -3,6 +3,7 @@
 // pixels. While it waits for memory, others of its multiprocessor work.
 #pragma once
 
+#include "batches.cuh"
 #include "launch_units.cuh"
 #include "toeplitz.h"
 #include "toeplitz_choice.cuh"
@@ -50,14 +51,17 @@ class PixelFilters {
     weight += first_channel * A::kernel_h * p.kernel_w;
     const auto* bits = reinterpret_cast<const std::uint16_t*>(weight);
     const int taps = A::kernel_h * p.kernel_w;
-    for (int i = threadIdx.x; i < channels * A::kernel_h * kRow; i += blockDim.x) {
-      const int row = i / kRow;
-      const int tap = i - row * kRow;
-      const int channel = row / A::kernel_h;
-      const int of_channel = (row - channel * A::kernel_h) * p.kernel_w + tap;
-      const int at = mirrored<A>(p) ? taps - 1 - of_channel : of_channel;
-      taps_[i] = tap < p.kernel_w ? bits[channel * taps + at] : std::uint16_t{0};
-    }
+    in_batches<8>(
+        channels * A::kernel_h * kRow,
+        [&](int i) {
+          const int row = i / kRow;
+          const int tap = i - row * kRow;
+          const int channel = row / A::kernel_h;
+          const int of_channel = (row - channel * A::kernel_h) * p.kernel_w + tap;
+          const int at = mirrored<A>(p) ? taps - 1 - of_channel : of_channel;
+          return tap < p.kernel_w ? bits[channel * taps + at] : std::uint16_t{0};
+        },
+        [&](int i, std::uint16_t tap) { taps_[i] = tap; });
   }
 
   __device__ const float* biases() const { return biases_; }

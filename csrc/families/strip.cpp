@@ -8,7 +8,7 @@
 namespace dwconv {
 namespace strip {
 
-Geometry geometry(const Problem& problem, int width, int threads) {
+Geometry geometry(const Problem& problem, int width, int threads, int rows) {
   Geometry g;
   const bool weight = problem.pass == Pass::backward_weight;
   const auto kernel_h = static_cast<int>(problem.h.kernel);
@@ -18,12 +18,12 @@ Geometry geometry(const Problem& problem, int width, int threads) {
   g.h = window_of(problem, problem.h);
   g.w = window_of(problem, problem.w);
   if (by_phases(problem)) {
-    g.shape = phase_shape(g.pair);
+    g.shape = phase_shape();
   } else if (weight) {
     g.shape = sum_shape(kernel_h, kernel_w, stride, g.pair);
     g.roles = ceil_div(kernel_h, g.shape.filter_rows);
   } else {
-    g.shape = convolution_shape(kernel_w, stride, g.pair);
+    g.shape = convolution_shape(kernel_w, stride, g.pair, rows);
   }
   g.width = width;
   g.vectors = width / (g.pair ? 2 : 1);
@@ -49,20 +49,27 @@ namespace {
 
 using namespace strip;
 
-// What an H100 gets through; see ring.cpp for how well it chooses.
-constexpr double kLaunchUs = 6.5;       // an empty kernel takes 3.5
-constexpr double kSumUs = 5;            // the kernel that adds the partial sums
-constexpr double kBytesPerUs = 2.45e6;  // a large copy moves 3.0e6
-constexpr double kIssuePerUs = 3.5e3;   // warp instructions of a multiprocessor
+// What an H100 gets through, fitted to 1,900 forward passes and input gradients of 450 random and
+// 18 listed problems, with tiles of both heights: these times are met within 14 %, and the choice
+// of a height costs 0.9 % on average.
+constexpr double kLaunchUs = 5.5;      // an empty kernel takes 3.5
+constexpr double kFiltersUs = 0.8;     // of a block, until a batch of filters has come
+constexpr double kSumUs = 4.2;         // the kernel that adds the partial sums
+constexpr double kBytesPerUs = 2.3e6;  // a large copy moves 3.0e6
+constexpr double kIssuePerUs = 4.0e3;  // warp instructions of a multiprocessor
+constexpr double kSumsPerUs = 3.8e3;   // of a weight gradient
+constexpr double kPartialBytes = 40;   // of one of its sums, which count as so many
 constexpr double kTileInstructions = 120;
-// Of a forward pass with stride 2: N128 C144 56x56 k5 float32 took 195 us where 134 were expected.
-constexpr double kStrided = 1.3;
+// Of the memory's time, with low tiles: more of them are under way. But they read more rows twice,
+// and those of images as large as an L2 have left it: N64 C128 256x512 k3 float32 took 4,870 us
+// with them, and 3,830 with others.
+constexpr double kLow = 0.8;
+constexpr double kLowOfLarge = 1.2;
+constexpr double kLargeBytes = 25e6;
+// N128 C144 56x56 k5 stride 2 float32 takes 138 us, ring 129.
+constexpr double kStrided = 1.22;
 // By phases in float32: N128 C96 112x112 k3 took 281 where 338 were expected.
 constexpr double kPhases = 0.87;
-// Of few images: 54 random forward passes and input gradients of fewer than 8, in 16 bits,
-// took 1.46 times what was expected, others 1.05.
-constexpr int kFewImages = 8;
-constexpr double kFew = 1.4;
 // Of a block's channels that are fewer bytes than this: N16 C64 512x512 k3 float32 took 1,059 us
 // with 16 channels, 845 with 32 and 810 with 64.
 constexpr double kWideBytes = 256;
@@ -88,62 +95,93 @@ double tile_instructions(const Problem& problem, const Geometry& g) {
          taps * (s.rows * s.columns * channels + 1) + 4.0 * s.rows * s.columns;
 }
 
+// The share of the rows under a filter that the image has. Of the work, tiles leave out about its
+// root: what their rows have in common they read together.
+double rows_inside(const Axis& h) {
+  double inside = 0;
+  for (std::int64_t tap = 0; tap < h.kernel; ++tap) {
+    const std::int64_t shift = h.pad_before - tap * h.dilation;
+    const std::int64_t first = std::max<std::int64_t>(0, (shift + h.stride - 1) / h.stride);
+    const std::int64_t room = h.input - 1 + shift;
+    const std::int64_t end = room < 0 ? 0 : std::min(h.output(), room / h.stride + 1);
+    inside += static_cast<double>(std::max<std::int64_t>(0, end - first));
+  }
+  return inside / static_cast<double>(h.output() * h.kernel);
+}
+
 struct Block {
   double us = -1;
-  int width = 0, threads = 0;
+  int width = 0, threads = 0, rows = 0;
   std::int64_t slices = 0;
 };
 
-// The block with the lowest estimate; us < 0 where none fits.
+// us < 0 where it does not fit.
+Block estimate(const Problem& problem, const Arch& arch, int width, int threads, int rows) {
+  const bool weight = problem.pass == Pass::backward_weight;
+  const Geometry g = geometry(problem, width, threads, rows);
+  if (g.slots == 0 || g.shared_bytes > kMostShared) return {};
+  const int resident_threads =
+      most_threads(problem.pass) *
+      resident_blocks(problem.pass, static_cast<int>(problem.w.kernel), g.pair);
+  const int resident =
+      std::min({resident_threads / g.threads(), most_blocks(arch.compute_capability),
+                blocks_that_fit(arch, g.shared_bytes)});
+  const std::int64_t all = static_cast<std::int64_t>(resident) * arch.multiprocessors;
+  const std::int64_t rounds_at_least = (g.items + g.slots - 1) / g.slots;
+  const double products = static_cast<double>(rounds_at_least) * g.shape.rows * g.shape.columns;
+  const auto exact = weight ? static_cast<std::int64_t>(std::ceil(products / kMostProducts)) : 1;
+  const std::int64_t slices = std::clamp<std::int64_t>(std::max(all / g.groups, exact), 1,
+                                                       std::max<std::int64_t>(rounds_at_least, 1));
+  const std::int64_t blocks = slices * g.groups;
+  const std::int64_t share = (g.items + slices - 1) / slices;
+  const double rounds = static_cast<double>((share + g.slots - 1) / g.slots);
+  const double waves = std::ceil(static_cast<double>(blocks) / static_cast<double>(all));
+  const double on_one =
+      std::min<double>(resident, std::ceil(static_cast<double>(blocks) / arch.multiprocessors));
+  const double warps = on_one * g.threads() / 32;
+  // Few warps do not keep the issue slots busy.
+  const double busy = std::min(1.0, std::pow(warps / 16, 0.6));
+  const double inside = by_phases(problem) ? 1 : std::sqrt(rows_inside(problem.h));
+  const double compute = waves * rounds * warps * inside * tile_instructions(problem, g) /
+                         ((weight ? kSumsPerUs : kIssuePerUs) * busy);
+  const double rate = kBytesPerUs * arch.multiprocessors / 132;
+  const auto element_bytes = static_cast<double>(size_of(problem.dtype));
+  const auto moved =
+      static_cast<double>(problem.input_numel() + problem.output_numel()) * element_bytes;
+  const double narrow = 1 - std::min(1.0, width * element_bytes / kWideBytes);
+  double memory =
+      moved * (1 + kNarrow * narrow) / (rate * std::min(1.0, std::pow(warps / 12, 0.5)));
+  if (rows == kLowRows) {
+    const auto image = static_cast<double>(problem.channels * problem.h.input * problem.w.input);
+    const bool large = image * element_bytes > kLargeBytes;
+    memory *= large ? kLowOfLarge : kLow;
+  }
+  double us = kLaunchUs + std::max(memory, compute) + 0.15 * std::min(memory, compute);
+  if (weight) {
+    us += kSumUs + static_cast<double>(blocks * g.width * problem.sums()) * kPartialBytes / rate;
+  } else {
+    us += kFiltersUs * ceil_div(static_cast<int>(problem.taps()) * width, kFilterBatch * threads);
+  }
+  if (problem.pass == Pass::forward && problem.h.stride == 2) us *= kStrided;
+  if (by_phases(problem) && problem.dtype == DType::float32) us *= kPhases;
+  return {us, width, g.threads(), g.shape.rows, slices};
+}
+
+// The block with the lowest estimate.
 Block choose_block(const Problem& problem, const Arch& arch) {
   Block best;
-  const bool weight = problem.pass == Pass::backward_weight;
-  const int most_of_block = most_threads(problem.pass);
-  const int resident_threads =
-      most_of_block * resident_blocks(problem.pass, static_cast<int>(problem.w.kernel),
-                                      geometry(problem, 2, 256).pair);
-  const double rate = kBytesPerUs * arch.multiprocessors / 132;
-  const double moved = static_cast<double>((problem.input_numel() + problem.output_numel()) *
-                                           size_of(problem.dtype));
+  const bool convolution = problem.pass != Pass::backward_weight && !by_phases(problem);
   for (const int most : {16, 32, 48, 64, 96, 128, 192, 256}) {
     const std::int64_t groups = (problem.channels + most - 1) / most;
     const auto even = static_cast<int>((problem.channels + groups - 1) / groups);
     const int width = problem.channels % 2 == 0 ? round_up(even, 2) : even;
     for (const int threads : {96, 128, 192, 256}) {
-      if (threads > most_of_block) continue;
-      const Geometry g = geometry(problem, width, threads);
-      if (g.slots == 0 || g.shared_bytes > kMostShared) continue;
-      const int resident =
-          std::min({resident_threads / g.threads(), most_blocks(arch.compute_capability),
-                    blocks_that_fit(arch, g.shared_bytes)});
-      const std::int64_t all = static_cast<std::int64_t>(resident) * arch.multiprocessors;
-      const std::int64_t rounds_at_least = (g.items + g.slots - 1) / g.slots;
-      const double products = static_cast<double>(rounds_at_least) * g.shape.rows * g.shape.columns;
-      const auto exact =
-          weight ? static_cast<std::int64_t>(std::ceil(products / kMostProducts)) : 1;
-      const std::int64_t slices = std::clamp<std::int64_t>(
-          std::max(all / g.groups, exact), 1, std::max<std::int64_t>(rounds_at_least, 1));
-      const std::int64_t blocks = slices * g.groups;
-      const std::int64_t share = (g.items + slices - 1) / slices;
-      const double rounds = static_cast<double>((share + g.slots - 1) / g.slots);
-      const double waves = std::ceil(static_cast<double>(blocks) / static_cast<double>(all));
-      const double on_one =
-          std::min<double>(resident, std::ceil(static_cast<double>(blocks) / arch.multiprocessors));
-      const double warps = on_one * g.threads() / 32;
-      // Few warps do not keep the issue slots busy.
-      const double busy = std::min(1.0, std::pow(warps / 16, 0.6));
-      const double compute =
-          waves * rounds * warps * tile_instructions(problem, g) / (kIssuePerUs * busy);
-      const double narrow =
-          1 - std::min(1.0, static_cast<double>(width * size_of(problem.dtype)) / kWideBytes);
-      const double memory =
-          moved * (1 + kNarrow * narrow) / (rate * std::min(1.0, std::pow(warps / 12, 0.5)));
-      double us = kLaunchUs + std::max(memory, compute) + 0.15 * std::min(memory, compute);
-      us += weight ? kSumUs + static_cast<double>(blocks * g.width * problem.sums() * 8) / rate : 0;
-      if (problem.pass == Pass::forward && problem.h.stride == 2) us *= kStrided;
-      if (by_phases(problem) && problem.dtype == DType::float32) us *= kPhases;
-      if (!weight && problem.batch < kFewImages) us *= kFew;
-      if (best.us < 0 || us < best.us) best = {us, width, g.threads(), slices};
+      if (threads > most_threads(problem.pass)) continue;
+      for (const int rows : {kRows, kLowRows}) {
+        if (rows != kRows && !convolution) continue;
+        const Block block = estimate(problem, arch, width, threads, rows);
+        if (block.us >= 0 && (best.us < 0 || block.us < best.us)) best = block;
+      }
     }
   }
   return best;
@@ -180,7 +218,7 @@ Answer plan_launch(const Kernel& kernel, const Problem& problem, const Arch& arc
   if (auto reason = refuse(problem)) return *std::move(reason);
   const Block best = choose_block(problem, arch);
   if (best.us < 0) return "its filters do not fit the shared memory of the device";
-  const Geometry g = geometry(problem, best.width, best.threads);
+  const Geometry g = geometry(problem, best.width, best.threads, best.rows);
   Plan plan;
   plan.kernel = &kernel;
   plan.blocks = g.items == 0 ? 0 : best.slices * g.groups;
