@@ -22,11 +22,13 @@ __device__ inline void load_filters(std::uint32_t (&filters)[2][kernel_h][pairs]
                                     int octet, char* shared) {
   using Type = typename S::Type;
   constexpr int taps = kernel_h * kernel_w;
-  auto* staged = reinterpret_cast<Type*>(shared);
-  const int count = min(grid.g.width, grid.channels - first) * taps;
-  const Type* from = weight + static_cast<std::int64_t>(first) * taps;
+  const auto* staged = reinterpret_cast<const Type*>(shared);
+  // As many channels as fill 16 bytes have filters that do.
+  const int count = min(grid.g.width, grid.channels - first) * taps / kOctet;
+  const auto* from =
+      reinterpret_cast<const uint4*>(weight + static_cast<std::int64_t>(first) * taps);
   for (int i = threadIdx.x; i < count; i += blockDim.x)
-    staged[i] = from[i];
+    reinterpret_cast<uint4*>(shared)[i] = from[i];
   __syncthreads();
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int column = lane / 4;
