@@ -67,6 +67,7 @@ py::dict to_dict(const Plan& plan) {
   out["threads"] = plan.threads;
   out["slices"] = plan.slices;
   out["workspace_bytes"] = plan.workspace_bytes;
+  out["transposed"] = plan.transposed;
   out["sums_overlap"] = plan.sums_overlap;
   out["in_turn"] = plan.in_turn;
   out["queues"] = plan.queues;

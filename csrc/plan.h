@@ -70,10 +70,11 @@ struct Plan {
   std::int64_t blocks = 0;
   int threads = 0;
   std::int64_t slices = 1;           // partial sums per weight (backward_weight)
-  std::int64_t workspace_bytes = 0;  // for those partial sums
+  std::int64_t workspace_bytes = 0;  // for those partial sums, and for images that are transposed
   bool sums_overlap = false;         // their kernel may begin before the one before it has ended
   bool whole_groups = false;         // a block or team has all of its channels' sums: none to add
   bool in_turn = false;              // blocks take units in turn, not runs of them
+  bool transposed = false;           // the kernel takes contiguous images, the problem has others
   int queues = 0;                    // from which blocks claim them; 0: all is dealt out before
   int team = 1;                      // blocks of a cluster, which share a group of channels
   bool last_use = false;             // what is read is the first that the L2 may give up

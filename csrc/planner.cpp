@@ -10,6 +10,7 @@
 
 #include "families/family.h"
 #include "plan.h"
+#include "transpose.h"
 
 namespace dwconv {
 namespace {
@@ -55,6 +56,34 @@ Problem plainly(Problem problem) {
   return problem;
 }
 
+// What an H100 takes to transpose images: a launch, and bytes that are read and written again. Of
+// 724 random problems' times, without those of the contiguous kernels between.
+constexpr double kTransposeUs = 6;
+constexpr double kTransposedBytesPerUs = 1.1e6;
+constexpr double kTransposed16BitBytesPerUs = 0.85e6;
+
+bool can_be_transposed(const Problem& problem) {
+  return problem.layout == Layout::nhwc && size_of(problem.dtype) <= 4 &&
+         input_pixels(problem).can_be_transposed() && output_pixels(problem).can_be_transposed();
+}
+
+Problem contiguous(Problem problem) {
+  problem.layout = Layout::nchw;
+  return problem;
+}
+
+// The plan of the contiguous problem as one of a channels_last problem.
+Plan by_transposing(Plan plan, const Problem& problem, const Arch& arch) {
+  const auto elements = static_cast<double>(problem.input_numel() + problem.output_numel());
+  const auto element_bytes = static_cast<double>(size_of(problem.dtype));
+  const double rate = element_bytes == 2 ? kTransposed16BitBytesPerUs : kTransposedBytesPerUs;
+  plan.transposed = true;
+  plan.workspace_bytes += TransposedImages(problem).end;
+  plan.estimate_us +=
+      2 * kTransposeUs + elements * element_bytes / (rate * arch.multiprocessors / 132);
+  return plan;
+}
+
 bool is_for(const Kernel& kernel, const Problem& problem) {
   return kernel.pass == problem.pass && kernel.dtype == problem.dtype &&
          kernel.layout == problem.layout;
@@ -71,13 +100,15 @@ Answer ask(const Kernel& kernel, const Problem& problem, const Arch& arch, const
 
 Choice choose_forced(const Kernel& kernel, const Problem& problem, const Arch& arch,
                      const Policy& policy) {
-  const Answer answer = ask(kernel, problem, arch, policy);
+  const bool transposed = kernel.layout == Layout::nchw && can_be_transposed(problem);
+  const Answer answer = ask(kernel, transposed ? contiguous(problem) : problem, arch, policy);
   if (const auto* reason = std::get_if<std::string>(&answer)) {
     throw std::invalid_argument("the forced kernel " + std::string(kernel.name) +
                                 " cannot take the problem (" + to_string(problem) +
                                 "): " + *reason);
   }
-  return {std::get<Plan>(answer), {}, {}};
+  const Plan& plan = std::get<Plan>(answer);
+  return {transposed ? by_transposing(plan, problem, arch) : plan, {}, {}};
 }
 
 struct Key {
@@ -196,6 +227,9 @@ Choice choose(const Problem& given, const Arch& arch, const Policy& policy) {
     } else {
       plans.push_back(std::get<Plan>(answer));
     }
+  }
+  if (can_be_transposed(problem)) {
+    plans.push_back(by_transposing(choose(contiguous(problem), arch, policy).plan, problem, arch));
   }
   if (plans.empty()) throw std::logic_error("no kernel takes the problem " + to_string(problem));
   std::stable_sort(plans.begin(), plans.end(),

@@ -61,7 +61,8 @@ INCLUDE_RULES: list[tuple[str, list[str], set[str]]] = [
     ("problem.h", [], set()),
     ("problem.cpp", ["problem.h"], set()),
     ("plan.h", ["problem.h"], set()),
-    ("planner.cpp", ["plan.h", "kernels.inc", "families/family.h"], set()),
+    ("transpose.h", ["problem.h"], set()),
+    ("planner.cpp", ["plan.h", "kernels.inc", "transpose.h", "families/family.h"], set()),
     ("kernels.inc", [], set()),
     ("families/*", ["problem.h", "plan.h", "families/*"], set()),
     ("tensor.h", ["problem.h"], {"torch"}),
@@ -71,9 +72,16 @@ INCLUDE_RULES: list[tuple[str, list[str], set[str]]] = [
     ("cuda/launcher.h", ["cuda/launch.h"], {"cuda"}),
     (
         "cuda/launch.cu",
-        ["kernels.inc", "cuda/launch.h", "cuda/check.cuh", *(f"cuda/{f}.h" for f in FAMILIES)],
+        [
+            "kernels.inc",
+            "cuda/launch.h",
+            "cuda/check.cuh",
+            "cuda/transpose.h",
+            *(f"cuda/{f}.h" for f in FAMILIES),
+        ],
         {"cuda"},
     ),
+    ("cuda/transpose.*", ["transpose.h", "cuda/transpose.h", "cuda/*.cuh"], {"cuda"}),
     (
         "cuda/claim_counters.*",
         ["plan.h", "families/unit.h", "cuda/*.h", "cuda/check.cuh"],

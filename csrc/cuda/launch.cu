@@ -9,6 +9,7 @@
 #include "strip.h"
 #include "tile.h"
 #include "toeplitz.h"
+#include "transpose.h"
 
 #define DWCONV_TEXT(x) #x
 #define DWCONV_TEXT_OF(x) DWCONV_TEXT(x)
@@ -30,6 +31,28 @@ int attribute(cudaDeviceAttr which, int device) {
   int value = 0;
   check(cudaDeviceGetAttribute(&value, which, device), "device attributes");
   return value;
+}
+
+// `problem` is the contiguous one. Its images are the first of the workspace.
+void launch_transposed(const Problem& problem, const Plan& plan, const Tensors& tensors,
+                       cudaStream_t stream) {
+  const TransposedImages images(problem);
+  auto* workspace = static_cast<char*>(tensors.workspace);
+  Tensors contiguous = tensors;
+  contiguous.input = workspace;
+  contiguous.output = workspace + images.output;
+  contiguous.workspace = workspace + images.end;
+  const Matrices input = input_pixels(problem), output = output_pixels(problem);
+  const std::int64_t bytes = size_of(problem.dtype);
+  if (problem.pass != Pass::backward_input)
+    transpose(input, bytes, tensors.input, contiguous.input, stream);
+  if (problem.pass != Pass::forward)
+    transpose(output, bytes, tensors.output, contiguous.output, stream);
+  kLaunchers[plan.kernel->row](problem, plan, contiguous, stream);
+  if (problem.pass == Pass::forward)
+    transpose(output.transposed(), bytes, contiguous.output, tensors.output, stream);
+  if (problem.pass == Pass::backward_input)
+    transpose(input.transposed(), bytes, contiguous.input, tensors.input, stream);
 }
 
 }  // namespace
@@ -54,7 +77,9 @@ void launch(const Problem& problem, const Plan& plan, const Tensors& tensors, in
   if (current != device) check(cudaSetDevice(device), "set device");
   Problem planned = problem;
   planned.layout = plan.kernel->layout;  // where both are the same, the planner has chosen
-  kLaunchers[plan.kernel->row](planned, plan, tensors, static_cast<cudaStream_t>(stream));
+  const auto on = static_cast<cudaStream_t>(stream);
+  if (plan.transposed) return launch_transposed(planned, plan, tensors, on);
+  kLaunchers[plan.kernel->row](planned, plan, tensors, on);
 }
 
 const char* nvcc_version() {

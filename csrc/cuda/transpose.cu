@@ -1,0 +1,171 @@
+#include "transpose.h"
+
+#include "check.cuh"
+#include "divide.cuh"
+#include "memory.cuh"
+
+namespace dwconv {
+namespace {
+
+constexpr int kThreads = TransposeTile::kThreads;
+constexpr int kWarps = kThreads / 32;
+constexpr int kBatch = 8;  // elements that a thread has under way
+
+struct Transposition {
+  Matrices m;
+  TransposeTile tile;
+  bool copies_whole, stores_whole;
+  Divisor row_tiles, column_tiles;  // of a matrix
+  Divisor rows, columns;            // of the tile
+
+  Transposition(const Matrices& matrices, int element_bytes)
+      : m(matrices),
+        tile(matrices, element_bytes),
+        copies_whole(tile.copies_whole(m)),
+        stores_whole(tile.stores_whole(m)),
+        row_tiles((m.rows + tile.rows - 1) / tile.rows),
+        column_tiles((m.columns + tile.columns - 1) / tile.columns),
+        rows(tile.rows),
+        columns(tile.columns) {}
+
+  std::int64_t tiles() const {
+    return (m.count + tile.matrices - 1) / tile.matrices * row_tiles.value() * column_tiles.value();
+  }
+};
+
+// Goes through `rows` of `length` elements, a warp's lanes side by side: `load(row, i)` kBatch
+// times, and then `store(row, i, word)` of those: of long rows along each, of short ones from row
+// to row.
+template <typename Word, typename Load, typename Store>
+__device__ inline void for_rows(int rows, int length, const Load& load, const Store& store) {
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const auto batch = [&](int row, int row_step, int i, int i_step) {
+    const auto is_there = [&](int k) {
+      return row + k * row_step < rows && i + k * i_step < length;
+    };
+    Word words[kBatch];
+#pragma unroll
+    for (int k = 0; k < kBatch; ++k) {
+      if (is_there(k)) words[k] = load(row + k * row_step, i + k * i_step);
+    }
+#pragma unroll
+    for (int k = 0; k < kBatch; ++k) {
+      if (is_there(k)) store(row + k * row_step, i + k * i_step, words[k]);
+    }
+  };
+  if (length >= 32 * kBatch / 2) {
+    const int pieces = (length + 32 * kBatch - 1) / (32 * kBatch);
+    for (int item = warp; item < rows * pieces; item += kWarps) {
+      const int row = item / pieces;
+      batch(row, 0, (item - row * pieces) * 32 * kBatch + lane, 32);
+    }
+  } else {
+    for (int row = warp; row < rows; row += kWarps * kBatch)
+      for (int i = lane; i < length; i += 32)
+        batch(row, kWarps, i, 0);
+  }
+}
+
+// Copies `count` elements to shared memory that lies at the same offset within 16 bytes.
+template <typename Word>
+__device__ inline void load_run(Word* shared, const Word* global, int count) {
+  constexpr int per_vector = 16 / sizeof(Word);
+  const int head = min((per_vector - misalignment(global)) % per_vector, count);
+  const int vectors = (count - head) / per_vector;
+  const int body = head + vectors * per_vector;
+  auto* to = reinterpret_cast<uint4*>(shared + head);
+  const auto* from = reinterpret_cast<const uint4*>(global + head);
+  for (int i = threadIdx.x; i < vectors; i += kThreads)
+    to[i] = __ldcs(from + i);
+  if (threadIdx.x < head) shared[threadIdx.x] = global[threadIdx.x];
+  if (threadIdx.x < count - body) shared[body + threadIdx.x] = global[body + threadIdx.x];
+}
+
+template <typename Word>
+__global__ void __launch_bounds__(kThreads)
+    transpose_tiles(const __grid_constant__ Transposition p, const Word* __restrict__ source,
+                    Word* __restrict__ result) {
+  extern __shared__ __align__(16) unsigned char memory[];
+  const Matrices& m = p.m;
+  std::int64_t index = blockIdx.x;
+  const auto split = [&index](const Divisor& by) {
+    const std::int64_t quotient = by.quotient(index);
+    const auto rest = static_cast<int>(index - quotient * by.value());
+    index = quotient;
+    return rest;
+  };
+  const int first_column = split(p.column_tiles) * p.tile.columns;
+  const int first_row = split(p.row_tiles) * p.tile.rows;
+  const std::int64_t first_matrix = index * p.tile.matrices;
+  const auto matrices =
+      static_cast<int>(min(std::int64_t{p.tile.matrices}, m.count - first_matrix));
+  const auto rows = static_cast<int>(min(std::int64_t{p.tile.rows}, m.rows - first_row));
+  const auto columns =
+      static_cast<int>(min(std::int64_t{p.tile.columns}, m.columns - first_column));
+
+  const std::int64_t before = first_matrix * m.rows * m.columns;
+  const Word* from = source + before + first_row * m.columns + first_column;
+  Word* to = result + before + first_column * m.rows + first_row;
+  auto* words = reinterpret_cast<Word*>(memory);
+  const int pitch = p.tile.pitch;
+  const auto source_pitch = static_cast<int>(m.columns);
+  const auto result_pitch = static_cast<int>(m.rows);
+  // The source is read once, so the L2 may give it up first: __ldcs.
+  if (p.copies_whole) {
+    words += misalignment(from);
+    load_run(words, from, matrices * rows * columns);
+  } else {
+    for_rows<Word>(
+        matrices * rows, columns,
+        [&](int row, int i) { return __ldcs(from + row * source_pitch + i); },
+        [&](int row, int i, Word word) { words[row * pitch + i] = word; });
+  }
+  __syncthreads();
+
+  // Of a tile with several matrices, its rows and columns are all that they have.
+  const int matrix_words = rows * pitch;
+  const auto at_column = [&](int column) {
+    if (matrices == 1) return column;
+    const int in_matrix = p.columns.short_remainder(column);
+    return column * matrix_words + in_matrix;
+  };
+  if (p.stores_whole) {
+    const int count = matrices * rows * columns;
+    for (int first = threadIdx.x; first < count; first += kThreads * kBatch) {
+#pragma unroll
+      for (int k = 0; k < kBatch; ++k) {
+        const int i = first + k * kThreads;
+        int column = i;
+        const int row = p.rows.short_remainder(column);
+        if (i < count) to[i] = words[row * pitch + at_column(column)];
+      }
+    }
+  } else {
+    for_rows<Word>(
+        matrices * columns, rows,
+        [&](int column, int i) { return words[at_column(column) + i * pitch]; },
+        [&](int column, int i, Word word) { to[column * result_pitch + i] = word; });
+  }
+}
+
+template <typename Word>
+void launch_transpose(const Matrices& matrices, const void* source, void* result,
+                      cudaStream_t stream) {
+  const Transposition p(matrices, sizeof(Word));
+  transpose_tiles<Word>
+      <<<static_cast<unsigned>(p.tiles()), kThreads, p.tile.shared_bytes(sizeof(Word)), stream>>>(
+          p, static_cast<const Word*>(source), static_cast<Word*>(result));
+  check_launch("transpose");
+}
+
+}  // namespace
+
+void transpose(const Matrices& matrices, std::int64_t element_bytes, const void* source,
+               void* result, cudaStream_t stream) {
+  const auto launch =
+      element_bytes == 4 ? launch_transpose<std::uint32_t> : launch_transpose<std::uint16_t>;
+  launch(matrices, source, result, stream);
+}
+
+}  // namespace dwconv
