@@ -89,7 +89,8 @@ struct Refusal {
 };
 
 // The planner's answer with its reasons: every other kernel of the problem's pass, dtype and layout
-// is either a runner-up, slowest last, or refused.
+// is either a runner-up, slowest last, or refused. Of a channels_last problem, the best contiguous
+// kernel is there as well.
 struct Choice {
   Plan plan;
   std::vector<Plan> runners_up;

@@ -22,7 +22,7 @@ __global__ void __launch_bounds__(most_threads(Pass::backward_input),
     scatter(const __grid_constant__ Phases p, const typename S::Type* __restrict__ source,
             const typename S::Type* __restrict__ weight, typename S::Type* __restrict__ result) {
   using Type = typename S::Type;
-  constexpr Shape shape = phase_shape();
+  constexpr Shape shape = kPhaseShape;
   constexpr int half_w = (kernel_w + 1) / 2;
   constexpr int count = shape.columns + half_w - 1;
   extern __shared__ __align__(16) float filters[];
@@ -36,6 +36,7 @@ __global__ void __launch_bounds__(most_threads(Pass::backward_input),
   for (int index = share.first; index < share.last; index += share.step) {
     const Item item(grid, index);
     const int column = item.column - (half_w - 1);
+    // Two sets of registers: with more N128 C96 112x112 k3 float32 took 313 us, and 281 so.
     Row<S, channels, count, 0> elements(column, 1, g.w.source, grid.channels);
     const Type* at = source +
                      static_cast<std::int64_t>(item.image) * g.h.source * grid.source_pitch +

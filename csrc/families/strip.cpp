@@ -18,7 +18,7 @@ Geometry geometry(const Problem& problem, int width, int threads, int rows) {
   g.h = window_of(problem, problem.h);
   g.w = window_of(problem, problem.w);
   if (by_phases(problem)) {
-    g.shape = phase_shape();
+    g.shape = kPhaseShape;
   } else if (weight) {
     g.shape = sum_shape(kernel_h, kernel_w, stride, g.pair);
     g.roles = ceil_div(kernel_h, g.shape.filter_rows);
