@@ -3,6 +3,7 @@
 // time, asynchronously from sm_80 on.
 #pragma once
 
+#include "../plan.h"
 #include "memory.cuh"
 
 namespace dwconv {
@@ -10,8 +11,14 @@ namespace dwconv {
 // What becomes of the data that are loaded. After the last use their lines are the first that the
 // L2 gives up: what others left there may stay, and need not be written back just now.
 enum class Use { any, last };
+inline Use use_of(const Plan& plan) { return plan.last_use ? Use::last : Use::any; }
 
 #if __CUDA_ARCH__ >= 900
+__device__ inline std::uint64_t last_use_policy() {
+  std::uint64_t policy;
+  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
 __device__ inline void init_barrier(std::uint32_t barrier, int arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
 }
@@ -79,12 +86,10 @@ __device__ inline void bulk_load(std::uint32_t shared, const void* global, unsig
 __device__ inline void bulk_load(std::uint32_t shared, const void* global, unsigned bytes,
                                  std::uint32_t barrier, Use use) {
   if (use == Use::any) return bulk_load(shared, global, bytes, barrier);
-  std::uint64_t last;
-  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(last));
   asm volatile(
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
       "[%0], [%1], %2, [%3], %4;" ::"r"(shared),
-      "l"(global), "r"(bytes), "r"(barrier), "l"(last)
+      "l"(global), "r"(bytes), "r"(barrier), "l"(last_use_policy())
       : "memory");
 }
 __device__ inline void bulk_store(void* global, std::uint32_t shared, unsigned bytes) {

@@ -118,12 +118,12 @@ __global__ void __launch_bounds__(kMostSumThreads, 1)
     for (int i = 0; i < 2; ++i) {
       const int row = 2 * step + i;
       load_box(stage + i * row_bytes, input, first_channel, unit.source_column(g.w),
-               unit.source_row(g.h) + row * g.h.dilation, unit.image, barrier, grid.last_use);
+               unit.source_row(g.h) + row * g.h.dilation, unit.image, barrier, grid.use);
       // Past the rows of the unit there are zeros.
       load_box(stage + g.grad_at + i * grad_row_bytes, grad_output, first_channel,
                unit.column_class + unit.column * g.w.dilation,
                row < g.band ? unit.row_class + (unit.row + row) * g.h.dilation : g.h.result,
-               unit.image, barrier, grid.last_use);
+               unit.image, barrier, grid.use);
     }
   };
   rows::Ring<kStages, decltype(load), kStageAlignment, true> rows_ring(

@@ -7,8 +7,6 @@
 
 namespace dwconv {
 
-inline Use use_of(const Plan& plan) { return plan.last_use ? Use::last : Use::any; }
-
 // Forward, or input gradient: `kernel` takes source, filters, bias and result after `p`, which has
 // the grid of units, and then what else it wants.
 template <typename S, typename Kernel, typename Convolution, typename... Rest>

@@ -52,13 +52,13 @@ __global__ void __launch_bounds__(kMaxThreads,
     const bool begins = step % stride == 0;
     expect_bytes(barrier, g.images * (g.pixels + (begins ? g.grad_pixels : 0)) * pixel_bytes);
     load_box(stage, input, first_channel, unit.source_column(g.w),
-             unit.source_row(g.h) + step * g.h.dilation, unit.image, barrier, grid.last_use);
+             unit.source_row(g.h) + step * g.h.dilation, unit.image, barrier, grid.use);
     // Past the rows of the unit there are zeros.
     if (begins) {
       const int row = unit.row_class + (unit.row + step / stride) * g.h.dilation;
       load_box(stage + g.grad_at, grad_output, first_channel,
                unit.column_class + unit.column * g.w.dilation,
-               step / stride < g.band ? row : g.h.result, unit.image, barrier, grid.last_use);
+               step / stride < g.band ? row : g.h.result, unit.image, barrier, grid.use);
     }
   };
   rows::Ring<stages, decltype(load)> ring(shared, g.stage_bytes, units_of(grid, slice) * g.steps,

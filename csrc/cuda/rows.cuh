@@ -16,7 +16,7 @@ struct Grid {
   std::int64_t result_step;    // elements from a row of results to the next of its class
   std::uint32_t column_bytes;  // and bytes from a column to the next
   int slices;                  // blocks that take the units of a group of channels in turn
-  bool last_use;               // of what is read
+  Use use;                     // of what is read
   Divisor groups, steps, bands, column_tiles, row_classes, column_classes, vectors, strips;
   Divisor row_step;
 
@@ -30,7 +30,7 @@ struct Grid {
         column_bytes(
             static_cast<std::uint32_t>(problem.channels * g.w.dilation * size_of(problem.dtype))),
         slices(static_cast<int>(plan.blocks / g.groups)),
-        last_use(plan.last_use),
+        use(use_of(plan)),
         groups(g.groups),
         steps(g.steps),
         bands(g.bands),

@@ -76,18 +76,16 @@ __device__ inline std::uint32_t swizzled(std::uint32_t at, int pixel_bytes) {
 }
 
 #if __CUDA_ARCH__ >= 900
-// One thread starts the copy; `barrier` counts its bytes. After the last use of what is read, the
-// L2 may give up its lines first.
+// One thread starts the copy; `barrier` counts its bytes.
 __device__ inline void load_box(std::uint32_t shared, const CUtensorMap& map, int channel,
                                 int column, int row, int image, std::uint32_t barrier,
-                                bool last_use = false) {
-  if (last_use) {
-    std::uint64_t policy;
-    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+                                Use use = Use::any) {
+  if (use == Use::last) {
     asm volatile(
         "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes"
         ".L2::cache_hint [%0], [%1, {%2, %3, %4, %5}], [%6], %7;" ::"r"(shared),
-        "l"(&map), "r"(channel), "r"(column), "r"(row), "r"(image), "r"(barrier), "l"(policy)
+        "l"(&map), "r"(channel), "r"(column), "r"(row), "r"(image), "r"(barrier),
+        "l"(last_use_policy())
         : "memory");
     return;
   }

@@ -30,17 +30,17 @@ constexpr double kSumUs = 10;
 
 // What the rates do not know, as a factor.
 double slowdown(const Problem& problem) {
-  // Lanes of different rows: the weight gradient of N2324 C13 7x5 k5 stride 2 float32 takes 54 us
-  // where the rates say 17, N7 C224 97x9 k8 float16 19 us forward where they say 13.
-  const bool nchw = problem.layout == Layout::nchw;
-  const bool narrow = nchw && problem.w.output() < 8;
-  if (problem.pass == Pass::backward_weight && !nchw) {
+  const bool weight = problem.pass == Pass::backward_weight;
+  if (weight && problem.layout == Layout::nhwc) {
     // Lanes without a channel; N79 C22 100x60 k2 stride 2 float32 takes 74 us where the rates say
     // 22, N7374 C3 76x5 k4x2 stride 2 bfloat16 121 where they say 9.
     const auto channels = static_cast<double>(problem.filters());
-    return 2 * 32 * std::ceil(channels / 32) / channels;
+    return 2 * kWarp * std::ceil(channels / kWarp) / channels;
   }
-  if (problem.pass == Pass::backward_weight) return narrow ? 20 : 1;
+  // Lanes of different rows: the weight gradient of N2324 C13 7x5 k5 stride 2 float32 takes 54 us
+  // where the rates say 17, N7 C224 97x9 k8 float16 19 us forward where they say 13.
+  const bool narrow = problem.layout == Layout::nchw && problem.w.output() < 8;
+  if (weight) return narrow ? 20 : 1;
   // Every second element: N13 C1674 18x20 k9 stride 2 float32 takes 54 us where the rates say 25.
   if (problem.pass == Pass::forward && problem.w.stride > 1) return 2;
   return narrow ? 1.8 : 1;

@@ -9,14 +9,17 @@ constexpr std::int64_t kLine = 128;  // bytes of a line of the L2
 // Of pixels that begin within a line: N128 C144 56x56 k3 float32 took 218 us, and 189 in strip.
 constexpr double kSplit = 1.12;
 
+bool fills_lines(const Problem& problem, std::int64_t channels) {
+  return channels * size_of(problem.dtype) % kLine == 0;
+}
+
 // As in unit.h, of a weight gradient whose blocks share no line with others: 14x14 k3 C576 float16
 // took 40 us and then 36, 7x7 k5 C1152 float32 43 and 40. With lines, columns or rows in common
 // they are read again (56x56 k3 C144 float16 in diagonal, 119 and 204), and with a dilation as
 // well.
 bool reads_lines_last(const Problem& problem, const Geometry& g) {
-  const auto bytes = [&](std::int64_t channels) { return channels * size_of(problem.dtype); };
   const bool lines_are_whole =
-      g.groups == 1 || (bytes(problem.channels) % kLine == 0 && bytes(g.width) % kLine == 0);
+      g.groups == 1 || (fills_lines(problem, problem.channels) && fills_lines(problem, g.width));
   return problem.pass == Pass::backward_weight && problem.h.stride == 1 && lines_are_whole &&
          g.column_tiles == 1 && g.row_classes == 1 && g.column_classes == 1 &&
          reads_last(problem, g);
@@ -76,8 +79,8 @@ double memory_us(const Problem& problem, const Arch& arch, const Geometry& g,
     return static_cast<double>(count * size_of(problem.dtype));
   };
   const double narrow = 1 - std::min(1.0, bytes_of(g.width) / (2.0 * kLine));
-  const bool splits = problem.dtype == DType::float32 && g.groups > 1 &&
-                      problem.channels * size_of(problem.dtype) % kLine != 0;
+  const bool splits =
+      problem.dtype == DType::float32 && g.groups > 1 && !fills_lines(problem, problem.channels);
   const double split = splits ? kSplit : 1;
   return (input + output + source_bytes * memory.reread * std::max(read - 1, 0.0)) / rate *
          (1 + memory.narrow * narrow) * (1 + memory.partly * (1 - channels)) * split;
