@@ -4,6 +4,7 @@
 #pragma once
 
 #include "../plan.h"
+#include "barriers.cuh"
 #include "memory.cuh"
 
 namespace dwconv {
@@ -19,40 +20,9 @@ __device__ inline std::uint64_t last_use_policy() {
   asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
   return policy;
 }
-__device__ inline void init_barrier(std::uint32_t barrier, int arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
-}
 __device__ inline void expect_bytes(std::uint32_t barrier, unsigned bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
                : "memory");
-}
-__device__ inline void arrive_at(std::uint32_t barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
-__device__ inline void wait_barrier(std::uint32_t barrier, int parity) {
-  asm volatile(
-      "{\n"
-      " .reg .pred done;\n"
-      "again:\n"
-      " mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-      " @!done bra again;\n"
-      "}\n" ::"r"(barrier),
-      "r"(parity)
-      : "memory");
-}
-// Whether there is nothing to wait for. Asked early, the answer takes no time.
-__device__ inline bool test_barrier(std::uint32_t barrier, int parity) {
-  int done;
-  asm volatile(
-      "{\n"
-      " .reg .pred done;\n"
-      " mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n"
-      " selp.s32 %0, 1, 0, done;\n"
-      "}\n"
-      : "=r"(done)
-      : "r"(barrier), "r"(parity)
-      : "memory");
-  return done != 0;
 }
 // Numbered barriers of the block (0 to 2, beside __syncthreads), for so many threads: some only
 // tell that they have come. Numbers that are not known before would take all 16 that a block may
