@@ -19,7 +19,8 @@ enum class Family : std::uint8_t {
   toeplitz,
   strip,
   ring,
-  diagonal
+  diagonal,
+  banded
 };
 
 struct Kernel {

@@ -42,6 +42,8 @@ const FamilyPlanner& planner_of(Family family) {
       return kRingPlanner;
     case Family::diagonal:
       return kDiagonalPlanner;
+    case Family::banded:
+      return kBandedPlanner;
   }
   throw std::logic_error("a kernel family has no planner");
 }

@@ -1,6 +1,7 @@
 """Problems of small images and single taps, and which problems suit a row of the kernel table."""
 
 from hypothesis import strategies as st
+from large_filters import large_filters
 from problems import WORK, Problem, everyday_problems, problems
 from wide_pixels import tall_filters, wide_pixels
 
@@ -126,6 +127,8 @@ def problems_for(row: dict[str, str]) -> st.SearchStrategy[Problem]:
         return wide_pixels(
             filters=square, strides=[1, 1, 1, 2] if row["pass"] == "forward" else [1]
         )
+    if row["name"].startswith("banded_"):
+        return large_filters()
     if row["name"].startswith("toeplitz_") and row["layout"] == "nhwc":
         return tall_filters()
     return small_images() if row["name"].startswith("plane_") else everyday_problems()

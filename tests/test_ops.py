@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, seed, settings
 from hypothesis import strategies as st
+from large_filters import LARGE_FILTERS
 from problems import (
     DTYPES,
     KERNELS,
@@ -118,6 +119,7 @@ HARD_PROBLEMS = [
     *SINGLE_TAPS,
     *WIDE_PIXELS,
     *PLANES,
+    *LARGE_FILTERS,
 ]
 
 

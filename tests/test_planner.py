@@ -147,6 +147,7 @@ def test_golden_plans(
 
 EVERYDAY = Problem(batch=8, channels=64, size=(56, 56), kernel=(7, 7), padding=(3, 3, 3, 3))
 
+LARGE = replace(EVERYDAY, kernel=(31, 31), padding=(15,) * 4)
 CHOICES: dict[str, tuple[Problem, dict[str, Any], str]] = {
     "float32": (EVERYDAY, {}, "tile"),
     "float16": (EVERYDAY, {"dtype": "float16"}, "toeplitz"),
@@ -172,7 +173,10 @@ CHOICES: dict[str, tuple[Problem, dict[str, Any], str]] = {
     "channels_last, float64": (EVERYDAY, {"layout": "nhwc", "dtype": "float64"}, "generic"),
     "multiplier": (replace(EVERYDAY, multiplier=2), {}, "generic"),
     "small images": (replace(EVERYDAY, batch=128, channels=768, size=(7, 7)), {}, "plane"),
-    "large kernel": (replace(EVERYDAY, kernel=(31, 31), padding=(15,) * 4), {}, "generic"),
+    "large kernel": (LARGE, {}, "generic"),
+    "large kernel in 16 bits": (LARGE, {"dtype": "bfloat16"}, "banded"),
+    "large kernel, strict": (LARGE, {"dtype": "float16", "strict_nonfinite": True}, "generic"),
+    "large kernel, channels_last": (LARGE, {"dtype": "float16", "layout": "nhwc"}, "banded"),
 }
 
 
@@ -268,8 +272,8 @@ def test_everyday_problems_are_planned_for_every_architecture(
             assert compute_capability < 90 or (row["pass"] == "backward_input" and both)
             return
         columns = 7 * problem.stride[1] + problem.dilation[1] * (problem.kernel[1] - 1) + 1
-        assert toeplitz
-        assert compute_capability < 80 or columns > 32
+        assert toeplitz or row["name"].startswith("banded_")
+        assert compute_capability < 80 or (toeplitz and columns > 32)
         return
     answer = plan(
         problem,
@@ -280,8 +284,8 @@ def test_everyday_problems_are_planned_for_every_architecture(
         compute_capability=compute_capability,
     )
     assert 1 <= answer["blocks"] <= 132 * 32
-    # Of diagonal's kernels one block may have all registers of a multiprocessor.
-    most = 768 if row["name"].startswith("diagonal_") else 256
+    # Of diagonal's and banded's kernels one block may have all registers of a multiprocessor.
+    most = 768 if row["name"].startswith(("diagonal_", "banded_")) else 256
     assert answer["threads"] in range(32, most + 1, 32)
 
 
@@ -321,9 +325,8 @@ def test_results_in_the_padding_are_left_to_others(
 @pytest.mark.parametrize("row", KERNELS, ids=lambda row: row["name"])
 def test_forced_kernel_is_taken(row: dict[str, str]) -> None:
     """For its own class of problems."""
-    single = row["name"].startswith("pointwise_")
     problem = Problem(channels=8, kernel=(5, 5), padding=(2, 2, 2, 2))
-    if single:
+    if row["name"].startswith("pointwise_"):
         problem = Problem(kernel=(1, 1))
     answer = plan(problem, row["pass"], row["dtype"], row["layout"], kernel=row["name"])
     assert answer["kernel"] == row["name"]

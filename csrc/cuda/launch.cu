@@ -1,5 +1,6 @@
 #include "launch.h"
 
+#include "banded.h"
 #include "check.cuh"
 #include "diagonal.h"
 #include "generic.h"

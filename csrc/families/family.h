@@ -28,5 +28,6 @@ extern const FamilyPlanner kToeplitzPlanner;
 extern const FamilyPlanner kStripPlanner;
 extern const FamilyPlanner kRingPlanner;
 extern const FamilyPlanner kDiagonalPlanner;
+extern const FamilyPlanner kBandedPlanner;
 
 }  // namespace dwconv

@@ -1,0 +1,201 @@
+#include "banded.h"
+
+#include <cmath>
+#include <optional>
+
+#include "banded_wgrad.h"
+#include "family.h"
+
+namespace dwconv {
+namespace {
+
+using namespace banded;
+
+// What an H100 gets through, for the choice among tilings and among families: fitted to 4,700
+// timings of 112 problems with some 40 tilings each (float16, forward). They are met within 12 % in
+// the median; the tiling that is chosen is 9 % slower than the best on average.
+constexpr double kLaunchUs = 3.2;
+constexpr double kBytesPerUs = 2.2e6;         // a large copy moves 3.0e6
+constexpr double kStagedBytesPerUs = 2.95e6;  // of what units read more than once
+constexpr double kCyclesPerUs = 1.75e3;       // of a multiprocessor
+constexpr double kHalfProduct = 0.67;         // of a product's time, with 8 columns
+constexpr double kProductCycles = 2.13;       // of the four tensor cores together
+constexpr double kStepCycles = 5.8;
+constexpr double kLatency = 15;        // of one warp among all, for a product
+constexpr double kStepLatency = 72;    // and for a step beside its products
+constexpr double kTaskLatency = 1700;  // and to find a task and store its results
+constexpr double kTaps = 256;          // of a filter, that a warp waits for at a time
+constexpr double kTapsCycles = 1760;
+
+// Filters that other families take are theirs: of 80 random passes with filters of 7 x 3 to 11 x 11
+// 6 were faster here, by 5 to 26 %, and 70 took up to 5 times as long.
+constexpr double kSmallFilters = 2;
+constexpr int kSmallFilter = 11;
+
+// What the width of a row costs: cycles to store 8 columns of a row of results, and to start a copy
+// of a lane's piece.
+struct WidthCosts {
+  int copy_bytes;
+  double store, copy;
+};
+constexpr WidthCosts width_costs(int columns) {
+  if (columns % 8 == 0) return {16, 1, 21};
+  if (columns % 4 == 0) return {8, 1, 27};
+  if (columns % 2 == 0) return {4, 71, 5};
+  return {2, 152, 97};
+}
+
+// Products for a row of the image and one of a tile's results.
+double row_products(const Geometry& g) {
+  const Shape& s = g.shape;
+  double products = 0;
+  for (int result = 0; result < s.blocks; ++result) {
+    for (int pair = 0; pair < s.blocks; pair += 2) {
+      const auto meets = [&](int block) { return std::abs(block - result) <= s.reach; };
+      const bool second = pair + 1 < s.blocks && meets(pair + 1);
+      products += meets(pair) && second ? 1 : meets(pair) || second ? kHalfProduct : 0;
+    }
+  }
+  return products;
+}
+
+// Rows of the image that a group of rows of results meets, on average.
+double steps_of_task(const Geometry& g) {
+  double steps = 0;
+  const int rows = g.shape.rows();
+  for (int group = 0; group < g.row_groups; ++group) {
+    const int first = group * rows - g.h.pad;
+    const int last = first + (g.bands - 1) * g.band_rows;  // of the last band
+    const int begin = std::max(0, -last);
+    const int end = std::min(g.h.kernel + rows - 1, g.h.source - first);
+    steps += std::max(0, end - begin);
+  }
+  return steps / g.row_groups;
+}
+
+double estimate(const Problem& problem, const Arch& arch, const Geometry& g, int stages) {
+  const auto units_in_all = static_cast<double>(g.units);
+  const double blocks = std::max(std::min<double>(units_in_all, arch.multiprocessors), 1.0);
+  const double units = std::ceil(units_in_all / blocks);
+  const WidthCosts source = width_costs(g.w.source), result = width_costs(g.w.result);
+
+  // Of a warp: to bring a unit, to store a task's results, and a task among others.
+  const int pieces = g.shape.row_bytes() / source.copy_bytes;
+  const int rows_at_once = std::max(1, 32 / pieces);
+  const double copies =
+      static_cast<double>(g.images) * ceil_div(g.source_rows, rows_at_once) * ceil_div(pieces, 32);
+  const double fill = std::ceil(g.tap_rows * g.taps / kTaps) * kTapsCycles + copies * source.copy;
+  const double store = result.store * g.shape.blocks * g.shape.rows();
+  const double products = row_products(g) * g.shape.rows();
+  const double steps = steps_of_task(g);
+  const double task = steps * (products * kLatency + kStepLatency) + kTaskLatency + store;
+
+  // Of a multiprocessor: its tensor cores; warps that take turns; stages that are filled again.
+  const double tasks = units * g.tasks();
+  const double work = tasks * (steps * (products * kProductCycles + kStepCycles) + store);
+  const double serial = std::ceil(tasks / kWarps) * task + units * fill / kWarps;
+  const double waiting = units * (fill + 0.9 * task) / std::min<double>(stages, units);
+  const double compute =
+      std::pow(std::pow(work, 4) + std::pow(serial, 4) + std::pow(waiting, 4), 0.25) / kCyclesPerUs;
+
+  const double scale = arch.multiprocessors / 132.0;
+  const double bytes = 2.0 * static_cast<double>(problem.input_numel() + problem.output_numel());
+  const double staged = units_in_all * g.filters_at;
+  const double memory = std::max(bytes / kBytesPerUs, staged / kStagedBytesPerUs) / scale;
+  const double first = fill / kCyclesPerUs + blocks * g.stage_bytes / (kBytesPerUs * scale);
+  return kLaunchUs + first + compute + memory;
+}
+
+struct Candidate {
+  double us = -1;
+  Tiling tiling;
+};
+
+Candidate search(const Problem& problem, const Arch& arch) {
+  Candidate best;
+  const int result = window_of(problem, problem.h).result;
+  for (const int images : {64, 32, 16, 8, 4, 2, 1}) {
+    if (images > 1 && images / 2 >= problem.batch) continue;
+    for (int segments = 1; segments <= 64; segments *= 2) {
+      Tiling tiling{.images = images,
+                    .rows = ceil_div(result, segments),
+                    .stages = 2,
+                    .threads = kThreads,
+                    .places = 0};
+      Geometry g = geometry(problem, tiling);
+      if (g.shared_bytes > shared_per_block(arch)) continue;
+      const int room = shared_per_block(arch) - g.shared_bytes;
+      tiling.stages += std::min(room / (g.stage_bytes + 12), kMostStages - 2);
+      g = geometry(problem, tiling);
+      const double us = estimate(problem, arch, g, tiling.stages);
+      if (best.us < 0 || us < best.us) best = {us, tiling};
+      if (segments >= result) break;
+    }
+  }
+  return best;
+}
+
+std::optional<std::string> refuse(const Problem& problem, const Arch& arch) {
+  const Axis &h = problem.h, &w = problem.w;
+  if (arch.compute_capability < 80) return "it needs the tensor cores of sm_80 or newer";
+  if (problem.multiplier != 1) return "it takes one filter per channel";
+  if (h.stride != 1 || w.stride != 1) return "it takes stride 1";
+  if (h.dilation != 1 || w.dilation != 1) return "it takes no dilation";
+  constexpr std::int64_t kMaxSide = 1 << 14;
+  if (std::max({h.input, w.input, h.output(), w.output(), h.kernel, w.kernel}) > kMaxSide ||
+      std::max({h.pad_before, h.pad_after, w.pad_before, w.pad_after}) > kMaxSide ||
+      problem.batch >= std::int64_t{1} << 24 || problem.channels >= std::int64_t{1} << 24) {
+    return "images, batch or channels are too large for it";
+  }
+  if (problem.pass == Pass::backward_weight) {
+    if (problem.channels * sum_geometry(problem, {}).tiles() < std::int64_t{1} << 24) {
+      return std::nullopt;
+    }
+    return "channels and tiles of their filters are too many for it";
+  }
+  const Geometry g = geometry(problem, {});
+  if (g.shape.reach > kMaxReach) return "its filters are too wide for it";
+  if (g.units >= std::int64_t{1} << 31) return "it counts its units in 32 bits";
+  return std::nullopt;
+}
+
+// The zeros of the matrices meet every number of a row that is near a result.
+bool spreads_nonfinite(const Problem&) { return true; }
+
+// The time that others are compared with.
+double among_families(const Problem& problem, double us) {
+  return std::max(problem.h.kernel, problem.w.kernel) <= kSmallFilter ? kSmallFilters * us : us;
+}
+
+Answer plan_launch(const Kernel& kernel, const Problem& problem, const Arch& arch) {
+  if (auto reason = refuse(problem, arch)) return *std::move(reason);
+  Plan plan;
+  plan.kernel = &kernel;
+  if (problem.pass == Pass::backward_weight) {
+    const SumPlan sums = plan_sums(problem, arch);
+    if (sums.us < 0) return "its rows do not fit the shared memory of the device";
+    plan.blocks = problem.channels * sums.slices * sum_geometry(problem, sums.tiling).tiles();
+    plan.threads = kSumThreads;
+    plan.slices = sums.slices;
+    plan.sums_overlap = is_sm_90(arch);
+    plan.workspace_bytes = partials_of(problem, sums.slices).bytes();
+    plan.tiling = sums.tiling;
+    plan.estimate_us = among_families(problem, sums.us);
+    return plan;
+  }
+  const Candidate best = search(problem, arch);
+  if (best.us < 0) return "its rows do not fit the shared memory of the device";
+  const Geometry g = geometry(problem, best.tiling);
+  plan.blocks = std::min<std::int64_t>(g.units, arch.multiprocessors);
+  plan.threads = kThreads;
+  plan.in_turn = true;
+  plan.tiling = best.tiling;
+  plan.estimate_us = among_families(problem, best.us);
+  return plan;
+}
+
+}  // namespace
+
+const FamilyPlanner kBandedPlanner{plan_launch, spreads_nonfinite};
+
+}  // namespace dwconv

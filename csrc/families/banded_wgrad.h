@@ -1,0 +1,83 @@
+// The weight gradient of the banded family: a product's sums are 16 columns x 8 rows of the
+// filter's gradient, its operands a row of the image, each column one further on, and 8 rows of the
+// output gradient, of 16 columns. Shared by its planner and its kernels.
+//
+// A block has a tile of the filter of one channel, and a share of the images or of bands of their
+// rows. Each of its warps takes every eighth row of the image.
+#pragma once
+
+#include "unit.h"
+
+namespace dwconv::banded {
+
+inline constexpr int kSumWarps = 8;
+inline constexpr int kSumThreads = 32 * kSumWarps;
+inline constexpr int kSumBlocks = 2;  // of a multiprocessor
+inline constexpr int kTileW = 16;     // columns of a filter, of a product
+inline constexpr int kTileH = 8;      // rows of a filter, of a product
+inline constexpr int kStep = 16;      // columns of the output gradient, of a product
+inline constexpr int kMostSumImages = 8;
+
+// Products that the tensor cores add up before the sums go to others in float32: see toeplitz.h.
+inline constexpr int kMostProducts = 512;
+
+// What a kernel is compiled for: products side by side in a tile of the filter.
+struct SumShape {
+  int columns = 1;
+  int rows = 1;
+  constexpr int tile_w() const { return columns * kTileW; }
+  constexpr int tile_h() const { return rows * kTileH; }
+  // Floats of a warp's sums: of a column of the filter an odd number, so that they are in different
+  // banks.
+  constexpr int pitch() const { return tile_h() + 1; }
+  constexpr int sums() const { return tile_w() * pitch(); }
+};
+
+struct SumGeometry {
+  Window h, w;
+  SumShape shape;
+  int tiles_w = 1, tiles_h = 1;  // of the filter
+  int images = 1;                // of a unit
+  int rows = 1;                  // of the image, of a unit
+  int bands = 1;
+  int steps = 1;  // of a row: ceil_div(w.result, kStep)
+  // Shared memory, in bytes: a row of zeros; the warps' sums; stages of rows of the image and of
+  // the output gradient.
+  int source_pitch = 0;
+  int result_pitch = 0;
+  int result_rows = 0;  // of a unit's image, at most
+  int result_at = 0;    // of an image's part of a stage
+  int image_bytes = 0;
+  int stage_bytes = 0;
+  int sums_at = 0;
+  int stages_at = 0;
+  int shared_bytes = 0;
+  std::int64_t units = 0;  // of a channel
+
+  constexpr int tiles() const { return tiles_w * tiles_h; }
+};
+
+SumGeometry sum_geometry(const Problem& problem, const Tiling& tiling);
+
+// Where partial sums lie: a channel has `slices` blocks for each tile of its filter.
+constexpr Partials partials_of(const Problem& problem, std::int64_t slices) {
+  return {.units = problem.channels * slices,
+          .units_per_group = slices,
+          .blocks = problem.channels * slices,
+          .channels = problem.channels,
+          .planes = 1,
+          .taps = static_cast<int>(problem.taps()),
+          .bias = problem.bias,
+          .whole = slices == 1,
+          .segments = 1};
+}
+
+// The best launch; us < 0 where none fits.
+struct SumPlan {
+  double us = -1;
+  Tiling tiling;
+  std::int64_t slices = 1;
+};
+SumPlan plan_sums(const Problem& problem, const Arch& arch);
+
+}  // namespace dwconv::banded
