@@ -13,7 +13,7 @@ from bench_runs import FakeTimer, run
 from dwconv.__main__ import main, parser
 from dwconv.bench import command, limits, sweep
 from dwconv.bench.cases import DTYPES, LAYOUTS, PASSES
-from dwconv.bench.options import command_line
+from dwconv.bench.options import command_line, selected_workloads
 from dwconv.bench.sweep import random_cases, random_workloads
 from dwconv.bench.timer import Timing
 
@@ -63,6 +63,29 @@ def test_workloads_of_each_kind() -> None:
     assert min(classes.values()) > 40
     assert min(w.c for w in MANY) < 4
     assert max(w.c for w in MANY) > 1024
+
+
+LARGE = random_workloads(400, seed=5, filters="large")
+
+
+def test_workloads_of_large_filters() -> None:
+    assert random_workloads(3, 5, "large") == LARGE[:3]
+    for w in LARGE:
+        assert 7 <= min(w.h, w.w) <= max(w.h, w.w) <= 128
+        assert 9 <= min(w.kernel) <= max(w.kernel) <= 63
+        assert 1 <= w.c <= 1024
+        assert 1 <= w.n <= 128
+        assert 2**18 <= math.prod(w.input_shape) <= 2**24
+        assert (w.stride, w.dilation) == (1, 1)
+        assert w.padding in ((0, 0), tuple((k - 1) // 2 for k in w.kernel))
+        assert min(w.output_size) >= 1
+    rectangular = sum(w.kernel[0] != w.kernel[1] for w in LARGE)
+    assert rectangular / len(LARGE) == pytest.approx(0.49, abs=0.07)
+    classes = Counter(limits.case_class(w, 2) for w in LARGE)
+    assert (
+        {"k>11 large", "k>11 small"} <= set(classes) <= {"k>11 large", "k>11 small", "k<=11 small"}
+    )
+    assert min(classes["k>11 large"], classes["k>11 small"]) > 40
 
 
 def test_one_dtype_for_each_pass() -> None:
@@ -140,6 +163,10 @@ def test_what_a_command_measures() -> None:
     """--only is of the listed workloads."""
     options = parser().parse_args(["bench", "--sweep", "4", "--seed", "2", "--column-ms", "50"])
     assert "--sweep 4 --seed 2 --repeats 20 --column-ms 50" in command_line(options)
+    assert "--filters" not in command_line(options)
+    large = parser().parse_args(["bench", "--sweep", "4", "--filters", "large"])
+    assert "--sweep 4 --seed 0 --filters large" in command_line(large)
+    assert selected_workloads(large) == random_workloads(4, 0, "large")
     assert json.dumps(command.protocol(20, 50)).count("50 ms") == 1
     with pytest.raises(SystemExit, match="2"):
         main(["bench", "--sweep", "2", "--only", "kb82_k3"])

@@ -7,12 +7,14 @@ from pathlib import Path
 
 from dwconv.bench import timer
 from dwconv.bench.cases import DTYPES, LAYOUTS, PASSES, Case, select
-from dwconv.bench.sweep import random_cases, random_workloads
+from dwconv.bench.sweep import FILTERS, random_cases, random_workloads
 from dwconv.workloads import WORKLOADS, Workload
 
 
 def selected_workloads(options: argparse.Namespace) -> Sequence[Workload]:
-    return random_workloads(options.sweep, options.seed) if options.sweep else WORKLOADS
+    if not options.sweep:
+        return WORKLOADS
+    return random_workloads(options.sweep, options.seed, options.filters)
 
 
 def selected_cases(options: argparse.Namespace, workloads: Sequence[Workload]) -> list[Case]:
@@ -29,6 +31,7 @@ def command_line(options: argparse.Namespace) -> str:
         value = getattr(options, name)
         words += [f"--{name} {','.join(value)}"] if value else []
     words += [f"--sweep {options.sweep} --seed {options.seed}"] if options.sweep else []
+    words += [f"--filters {options.filters}"] * (options.filters != FILTERS[0])
     words.append(f"--repeats {options.repeats}")
     words += [f"--column-ms {options.column_ms:g}"] * (options.column_ms != timer.COLUMN_MS)
     words += [f"--time-limit {options.time_limit:g}"] if options.time_limit is not None else []
@@ -109,6 +112,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0,
         metavar="S",
         help="another seed draws other random workloads (default: 0)",
+    )
+    parser.add_argument(
+        "--filters",
+        choices=FILTERS,
+        default=FILTERS[0],
+        help="of random workloads: up to 11 x 11 (the default), or 9 to 63 on a side",
     )
     parser.add_argument(
         "--json", type=_output, metavar="OUT", help="write the results to this file"

@@ -7,17 +7,35 @@ from collections.abc import Iterable, Sequence
 from dwconv.bench.cases import Case
 from dwconv.workloads import RANDOM, Workload
 
-# What is drawn. Sizes and channels are spread evenly on a logarithmic scale.
+# What is drawn. Sizes, channels and images are spread evenly on a logarithmic scale.
 SIDES = (5, 130)  # of the image
 KERNEL_SIDES = (1, 11)
 CHANNELS = (1, 2048)
 ELEMENTS = (2**19, 2**24)  # of x: 1 to 64 MB
 
+LARGE_SIDES = (7, 128)
+LARGE_KERNEL_SIDES = (9, 63)
+LARGE_CHANNELS = (1, 1024)
+LARGE_IMAGES = (1, 128)
+LARGE_ELEMENTS = (2**18, 2**24)
 
-def random_workloads(count: int, seed: int) -> tuple[Workload, ...]:
-    """The first `count` workloads of `seed`: the same on every machine."""
-    draw = _Draw(f"workloads {seed}")
-    return tuple(_workload(draw, f"random_{i:03d}") for i in range(count))
+FILTERS = ("small", "large")
+
+
+def random_workloads(count: int, seed: int, filters: str = "small") -> tuple[Workload, ...]:
+    """The first `count` workloads of `seed`, with one of FILTERS: the same on every machine."""
+    large = filters == "large"
+    draw = _Draw(f"workloads {filters} {seed}" if large else f"workloads {seed}")
+    candidate, elements = (_large, LARGE_ELEMENTS) if large else (_small, ELEMENTS)
+
+    def workload(name: str) -> Workload:
+        while True:
+            drawn = candidate(draw, name)
+            low, high = elements
+            if low <= math.prod(drawn.input_shape) <= high and min(drawn.output_size) >= 1:
+                return drawn
+
+    return tuple(workload(f"random_{i:03d}") for i in range(count))
 
 
 def random_cases(
@@ -57,15 +75,7 @@ class _Draw:
         return choices[self.integer((0, len(choices) - 1))]
 
 
-def _workload(draw: _Draw, name: str) -> Workload:
-    while True:
-        workload = _candidate(draw, name)
-        low, high = ELEMENTS
-        if low <= math.prod(workload.input_shape) <= high and min(workload.output_size) >= 1:
-            return workload
-
-
-def _candidate(draw: _Draw, name: str) -> Workload:
+def _small(draw: _Draw, name: str) -> Workload:
     """A quarter of the filters are rectangular, a quarter strided, an eighth dilated."""
     height, width = draw.logarithmic(SIDES), draw.logarithmic(SIDES)
     kernel_h = kernel_w = draw.integer(KERNEL_SIDES)
@@ -92,4 +102,25 @@ def _candidate(draw: _Draw, name: str) -> Workload:
         if padded
         else (0, 0),
         dilation=dilation,
+    )
+
+
+def _large(draw: _Draw, name: str) -> Workload:
+    """Half of the filters are rectangular; stride and dilation are 1."""
+    height, width = draw.logarithmic(LARGE_SIDES), draw.logarithmic(LARGE_SIDES)
+    kernel_h = kernel_w = draw.integer(LARGE_KERNEL_SIDES)
+    if draw.chance(1 / 2):
+        kernel_w = draw.integer(LARGE_KERNEL_SIDES)
+    padded = draw.chance(4 / 5)
+    return Workload(
+        name=name,
+        source=RANDOM,
+        n=draw.logarithmic(LARGE_IMAGES),
+        c=draw.logarithmic(LARGE_CHANNELS),
+        h=height,
+        w=width,
+        kernel=(kernel_h, kernel_w),
+        stride=1,
+        padding=((kernel_h - 1) // 2, (kernel_w - 1) // 2) if padded else (0, 0),
+        dilation=1,
     )
