@@ -55,7 +55,7 @@ def scattered(shape: tuple[int, ...], border: int) -> Tensor:
 
 
 @pytest.mark.parametrize("strict", [True, False], ids=["strict", "default"])
-@pytest.mark.parametrize("kernel", [3, 7, 11, 31])
+@pytest.mark.parametrize("kernel", [3, 7, 11])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(
     "memory_format", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"]
