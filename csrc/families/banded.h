@@ -48,12 +48,12 @@ constexpr int most_reach(int blocks) { return std::min(blocks - 1, kMaxReach); }
 struct Geometry {
   Window h, w;
   Shape shape;
-  // Of the padded row of blocks that a problem is: the first block of the image, and of the
-  // results, which begin `shift` columns later than a multiple of 8 columns of the image would.
+  // Image and results lie side by side in one row of blocks, moved by whole blocks so that a filter
+  // reaches as far to either side of its result's: the first block of either.
   int image_block = 0;
   int result_block = 0;
   int tiles = 1;  // of columns
-  int pad = 0;    // columns that the filter begins before its result's, blocks aligned
+  int pad = 0;    // columns that a filter begins before its result, as they lie there
   // Of the filter, the rows and columns that meet the image at all.
   int first_tap_row = 0, tap_rows = 0;
   int first_tap = 0, taps = 0;

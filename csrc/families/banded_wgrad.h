@@ -16,7 +16,6 @@ inline constexpr int kSumBlocks = 2;  // of a multiprocessor
 inline constexpr int kTileW = 16;     // columns of a filter, of a product
 inline constexpr int kTileH = 8;      // rows of a filter, of a product
 inline constexpr int kStep = 16;      // columns of the output gradient, of a product
-inline constexpr int kMostSumImages = 8;
 
 // Products that the tensor cores add up before the sums go to others in float32: see toeplitz.h.
 inline constexpr int kMostProducts = 512;
