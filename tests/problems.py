@@ -184,9 +184,9 @@ def run(pass_: str, problem: Problem, data: Data) -> tuple[Tensor, ...]:
     return tuple(gradients)
 
 
-def reference(pass_: str, problem: Problem, data: Data) -> Tensor:
-    """The result in float64: PyTorch's convolution of an explicitly padded input, on the CPU."""
-    exact = data.map(lambda tensor: tensor.detach().to("cpu", torch.float64).contiguous())
+def reference(pass_: str, problem: Problem, data: Data, device: str = "cpu") -> Tensor:
+    """The result in float64: PyTorch's convolution of an explicitly padded input."""
+    exact = data.map(lambda tensor: tensor.detach().to(device, torch.float64).contiguous())
     top, bottom, left, right = problem.padding
     input = exact.input.requires_grad_(pass_ == "backward_input")
     weight = exact.weight.requires_grad_(pass_ == "backward_weight")

@@ -9,6 +9,7 @@
 #include "banded.h"
 #include "banded_alignment.cuh"
 #include "banded_unit.cuh"
+#include "barriers.cuh"
 #include "batches.cuh"
 #include "launch_units.cuh"
 #include "mma.cuh"

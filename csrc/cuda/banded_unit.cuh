@@ -4,7 +4,6 @@
 #pragma once
 
 #include "../families/banded.h"
-#include "barriers.cuh"
 #include "divide.cuh"
 #include "memory.cuh"
 

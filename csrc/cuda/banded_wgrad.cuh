@@ -197,7 +197,7 @@ __global__ void __launch_bounds__(kSumThreads, kSumBlocks)
 #pragma unroll 1
       for (int step = 0; step < g.steps; step += 2) {
         products += 2 * count;
-        if (products > kMostProducts) {
+        if (products > kMostSteps) {
           flush();
           products = 2 * count;
         }

@@ -148,10 +148,9 @@ std::optional<std::string> refuse(const Problem& problem, const Arch& arch) {
     return "images, batch or channels are too large for it";
   }
   if (problem.pass == Pass::backward_weight) {
-    if (problem.channels * sum_geometry(problem, {}).tiles() < std::int64_t{1} << 24) {
-      return std::nullopt;
-    }
-    return "channels and tiles of their filters are too many for it";
+    const bool many = problem.channels * sum_geometry(problem, {}).tiles() >= std::int64_t{1} << 24;
+    if (many) return "channels and tiles of their filters are too many for it";
+    return std::nullopt;
   }
   const Geometry g = geometry(problem, {});
   if (g.shape.reach > kMaxReach) return "its filters are too wide for it";
@@ -162,35 +161,38 @@ std::optional<std::string> refuse(const Problem& problem, const Arch& arch) {
 // The zeros of the matrices meet every number of a row that is near a result.
 bool spreads_nonfinite(const Problem&) { return true; }
 
-// The time that others are compared with.
-double among_families(const Problem& problem, double us) {
-  return std::max(problem.h.kernel, problem.w.kernel) <= kSmallFilter ? kSmallFilters * us : us;
+Plan plan_of_sums(const Problem& problem, const Arch& arch, const SumPlan& sums) {
+  Plan plan;
+  plan.blocks = problem.channels * sums.slices * sum_geometry(problem, sums.tiling).tiles();
+  plan.threads = kSumThreads;
+  plan.slices = sums.slices;
+  plan.sums_overlap = is_sm_90(arch);
+  plan.workspace_bytes = partials_of(problem, sums.slices).bytes();
+  plan.tiling = sums.tiling;
+  plan.estimate_us = sums.us;
+  return plan;
+}
+
+Plan plan_of_convolution(const Problem& problem, const Arch& arch, const Candidate& best) {
+  Plan plan;
+  plan.blocks = std::min<std::int64_t>(geometry(problem, best.tiling).units, arch.multiprocessors);
+  plan.threads = kThreads;
+  plan.in_turn = true;
+  plan.tiling = best.tiling;
+  plan.estimate_us = best.us;
+  return plan;
 }
 
 Answer plan_launch(const Kernel& kernel, const Problem& problem, const Arch& arch) {
   if (auto reason = refuse(problem, arch)) return *std::move(reason);
-  Plan plan;
+  Plan plan = problem.pass == Pass::backward_weight
+                  ? plan_of_sums(problem, arch, plan_sums(problem, arch))
+                  : plan_of_convolution(problem, arch, search(problem, arch));
+  if (plan.estimate_us < 0) return "its rows do not fit the shared memory of the device";
   plan.kernel = &kernel;
-  if (problem.pass == Pass::backward_weight) {
-    const SumPlan sums = plan_sums(problem, arch);
-    if (sums.us < 0) return "its rows do not fit the shared memory of the device";
-    plan.blocks = problem.channels * sums.slices * sum_geometry(problem, sums.tiling).tiles();
-    plan.threads = kSumThreads;
-    plan.slices = sums.slices;
-    plan.sums_overlap = is_sm_90(arch);
-    plan.workspace_bytes = partials_of(problem, sums.slices).bytes();
-    plan.tiling = sums.tiling;
-    plan.estimate_us = among_families(problem, sums.us);
-    return plan;
+  if (std::max(problem.h.kernel, problem.w.kernel) <= kSmallFilter) {
+    plan.estimate_us *= kSmallFilters;
   }
-  const Candidate best = search(problem, arch);
-  if (best.us < 0) return "its rows do not fit the shared memory of the device";
-  const Geometry g = geometry(problem, best.tiling);
-  plan.blocks = std::min<std::int64_t>(g.units, arch.multiprocessors);
-  plan.threads = kThreads;
-  plan.in_turn = true;
-  plan.tiling = best.tiling;
-  plan.estimate_us = among_families(problem, best.us);
   return plan;
 }
 

@@ -1,6 +1,7 @@
 #include "banded_wgrad.h"
 
 #include <cmath>
+#include <optional>
 
 namespace dwconv::banded {
 
@@ -64,30 +65,34 @@ double estimate(const Problem& problem, const Arch& arch, const SumGeometry& g,
          0.25 * std::min(compute, memory);
 }
 
+// Of so many images whole, or one in as few bands as fit.
+std::optional<Tiling> fitting(const Problem& problem, int images, int room) {
+  for (int bands = 1; bands <= (images > 1 ? 1 : 64); bands *= 2) {
+    const Tiling tiling{.images = images,
+                        .rows = ceil_div(static_cast<int>(problem.h.input), bands),
+                        .stages = 2,
+                        .threads = kSumThreads,
+                        .places = 0};
+    if (sum_geometry(problem, tiling).shared_bytes <= room) return tiling;
+  }
+  return std::nullopt;
+}
+
 }  // namespace
 
 SumPlan plan_sums(const Problem& problem, const Arch& arch) {
   SumPlan best;
-  const int room = (shared_per_multiprocessor(arch)) / kSumBlocks - shared_reserve(arch);
+  const int room = shared_per_multiprocessor(arch) / kSumBlocks - shared_reserve(arch);
+  const std::int64_t enough = std::int64_t{4} * kSumBlocks * arch.multiprocessors;  // blocks
   for (const int images : {8, 4, 2, 1}) {
     if (images > 1 && images / 2 >= problem.batch) continue;
-    for (int bands = 1; bands <= 64; bands *= 2) {
-      if (bands > 1 && images > 1) break;
-      const Tiling tiling{.images = images,
-                          .rows = ceil_div(static_cast<int>(problem.h.input), bands),
-                          .stages = 2,
-                          .threads = kSumThreads,
-                          .places = 0};
-      const SumGeometry g = sum_geometry(problem, tiling);
-      if (g.shared_bytes > room) continue;
-      const std::int64_t all = std::int64_t{kSumBlocks} * arch.multiprocessors;
-      const std::int64_t of_channels = problem.channels * g.tiles();
-      for (std::int64_t slices = 1; slices <= std::max<std::int64_t>(g.units, 1); slices *= 2) {
-        const double us = estimate(problem, arch, g, slices);
-        if (best.us < 0 || us < best.us) best = {us, tiling, slices};
-        if (of_channels * slices >= 4 * all) break;
-      }
-      break;
+    const auto tiling = fitting(problem, images, room);
+    if (!tiling) continue;
+    const SumGeometry g = sum_geometry(problem, *tiling);
+    for (std::int64_t slices = 1; slices <= std::max<std::int64_t>(g.units, 1); slices *= 2) {
+      const double us = estimate(problem, arch, g, slices);
+      if (best.us < 0 || us < best.us) best = {us, *tiling, slices};
+      if (problem.channels * g.tiles() * slices >= enough) break;
     }
   }
   return best;

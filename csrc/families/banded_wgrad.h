@@ -17,9 +17,6 @@ inline constexpr int kTileW = 16;     // columns of a filter, of a product
 inline constexpr int kTileH = 8;      // rows of a filter, of a product
 inline constexpr int kStep = 16;      // columns of the output gradient, of a product
 
-// Products that the tensor cores add up before the sums go to others in float32: see toeplitz.h.
-inline constexpr int kMostProducts = 512;
-
 // What a kernel is compiled for: products side by side in a tile of the filter.
 struct SumShape {
   int columns = 1;

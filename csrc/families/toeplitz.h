@@ -109,11 +109,6 @@ constexpr int resident_pixel_blocks(const Access& a) {
   return resident_blocks(a, false) * kThreads / pixel_threads(a);
 }
 
-// Steps of a weight gradient that the tensor cores add up before the sums go to others in float32:
-// they cut what does not fit a sum's 24 bits, always towards zero, which adds up. Without a limit
-// the gradient of N3 C8 9473x9473 k3 float16, some 30,000 steps in a row, missed its bound.
-inline constexpr int kMostSteps = 512;
-
 // Everything that follows from a problem and its tiling. A unit is some channels of some images, or
 // a band of rows of one channel. With phases, results are steps: two rows or columns each.
 struct Geometry {

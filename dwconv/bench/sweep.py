@@ -2,40 +2,28 @@
 
 import math
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from dwconv.bench.cases import Case
 from dwconv.workloads import RANDOM, Workload
 
 # What is drawn. Sizes, channels and images are spread evenly on a logarithmic scale.
+ELEMENTS = (2**19, 2**24)  # of x: 1 to 64 MB
+
 SIDES = (5, 130)  # of the image
 KERNEL_SIDES = (1, 11)
 CHANNELS = (1, 2048)
-ELEMENTS = (2**19, 2**24)  # of x: 1 to 64 MB
 
 LARGE_SIDES = (7, 128)
 LARGE_KERNEL_SIDES = (9, 63)
 LARGE_CHANNELS = (1, 1024)
 LARGE_IMAGES = (1, 128)
-LARGE_ELEMENTS = (2**18, 2**24)
-
-FILTERS = ("small", "large")
 
 
 def random_workloads(count: int, seed: int, filters: str = "small") -> tuple[Workload, ...]:
     """The first `count` workloads of `seed`, with one of FILTERS: the same on every machine."""
-    large = filters == "large"
-    draw = _Draw(f"workloads {filters} {seed}" if large else f"workloads {seed}")
-    candidate, elements = (_large, LARGE_ELEMENTS) if large else (_small, ELEMENTS)
-
-    def workload(name: str) -> Workload:
-        while True:
-            drawn = candidate(draw, name)
-            low, high = elements
-            if low <= math.prod(drawn.input_shape) <= high and min(drawn.output_size) >= 1:
-                return drawn
-
-    return tuple(workload(f"random_{i:03d}") for i in range(count))
+    draw = _Draw(f"workloads {seed}")
+    return tuple(_workload(draw, FILTERS[filters], f"random_{i:03d}") for i in range(count))
 
 
 def random_cases(
@@ -73,6 +61,17 @@ class _Draw:
 
     def one_of(self, choices: Sequence[str]) -> str:
         return choices[self.integer((0, len(choices) - 1))]
+
+
+Candidate = Callable[[_Draw, str], Workload]
+
+
+def _workload(draw: _Draw, candidate: Candidate, name: str) -> Workload:
+    while True:
+        workload = candidate(draw, name)
+        low, high = ELEMENTS
+        if low <= math.prod(workload.input_shape) <= high and min(workload.output_size) >= 1:
+            return workload
 
 
 def _small(draw: _Draw, name: str) -> Workload:
@@ -124,3 +123,6 @@ def _large(draw: _Draw, name: str) -> Workload:
         padding=((kernel_h - 1) // 2, (kernel_w - 1) // 2) if padded else (0, 0),
         dilation=1,
     )
+
+
+FILTERS: dict[str, Candidate] = {"small": _small, "large": _large}
