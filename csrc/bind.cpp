@@ -82,6 +82,7 @@ py::dict to_dict(const Plan& plan) {
   tiling["threads"] = plan.tiling.threads;
   tiling["tile_rows"] = plan.tiling.tile_rows;
   tiling["columns"] = plan.tiling.columns;
+  tiling["width"] = plan.tiling.width;
   tiling["places"] = plan.tiling.places;
   tiling["served"] = plan.tiling.served;
   out["tiling"] = tiling;

@@ -20,7 +20,8 @@ enum class Family : std::uint8_t {
   strip,
   ring,
   diagonal,
-  banded
+  banded,
+  direct
 };
 
 struct Kernel {
@@ -59,6 +60,7 @@ struct Tiling {
   int threads = 128;    // of a block, that compute
   int tile_rows = 7;    // results of a thread, along h
   int columns = 1;      // results of a thread, along w
+  int width = 0;        // output columns of a unit, where it may have fewer than all
   int places = 2;       // of results on their way out of shared memory
   bool served = false;  // a warp more loads units and sends results
 

@@ -44,6 +44,8 @@ const FamilyPlanner& planner_of(Family family) {
       return kDiagonalPlanner;
     case Family::banded:
       return kBandedPlanner;
+    case Family::direct:
+      return kDirectPlanner;
   }
   throw std::logic_error("a kernel family has no planner");
 }

@@ -127,7 +127,7 @@ def problems_for(row: dict[str, str]) -> st.SearchStrategy[Problem]:
         return wide_pixels(
             filters=square, strides=[1, 1, 1, 2] if row["pass"] == "forward" else [1]
         )
-    if row["name"].startswith("banded_"):
+    if row["name"].startswith(("banded_", "direct_")):
         return large_filters()
     if row["name"].startswith("toeplitz_") and row["layout"] == "nhwc":
         return tall_filters()

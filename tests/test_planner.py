@@ -173,9 +173,9 @@ CHOICES: dict[str, tuple[Problem, dict[str, Any], str]] = {
     "channels_last, float64": (EVERYDAY, {"layout": "nhwc", "dtype": "float64"}, "generic"),
     "multiplier": (replace(EVERYDAY, multiplier=2), {}, "generic"),
     "small images": (replace(EVERYDAY, batch=128, channels=768, size=(7, 7)), {}, "plane"),
-    "large kernel": (LARGE, {}, "generic"),
+    "large kernel": (LARGE, {}, "direct"),
     "large kernel in 16 bits": (LARGE, {"dtype": "bfloat16"}, "banded"),
-    "large kernel, strict": (LARGE, {"dtype": "float16", "strict_nonfinite": True}, "generic"),
+    "large kernel, strict": (LARGE, {"dtype": "float16", "strict_nonfinite": True}, "direct"),
     "large kernel, channels_last": (LARGE, {"dtype": "float16", "layout": "nhwc"}, "banded"),
 }
 

@@ -3,6 +3,7 @@
 #include "banded.h"
 #include "check.cuh"
 #include "diagonal.h"
+#include "direct.h"
 #include "generic.h"
 #include "plane.h"
 #include "pointwise.h"

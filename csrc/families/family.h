@@ -29,5 +29,6 @@ extern const FamilyPlanner kStripPlanner;
 extern const FamilyPlanner kRingPlanner;
 extern const FamilyPlanner kDiagonalPlanner;
 extern const FamilyPlanner kBandedPlanner;
+extern const FamilyPlanner kDirectPlanner;
 
 }  // namespace dwconv
