@@ -182,6 +182,16 @@ def test_kernel_is_exact_on_random_problems(
     assert len(tried) >= examples // 5  # of the others, the kernel may refuse some
 
 
+def test_filters_far_larger_than_images_on_a_cpu() -> None:
+    """ATen's own convolution aborts the process after some of these."""
+    problem = Problem(
+        batch=40, channels=1, size=(14, 1), kernel=(60, 11), padding=(30, 30, 5, 5), bias=True
+    )
+    for data_seed in range(50):
+        data = make_data(problem, torch.float32, torch.device("cpu"), seed=data_seed)
+        check_all("backward_weight", problem, data, run("backward_weight", problem, data))
+
+
 def test_random_problems_are_two_thousand_on_a_gpu() -> None:
     """The table has enough rows for it."""
     assert len(KERNELS) * EXAMPLES["cuda"] >= 2000
