@@ -52,11 +52,11 @@ template <int blocks>
 struct ShiftedRow {
   std::uint32_t words[blocks][2];
 
-  __device__ void load(const char* at) {
+  __device__ void load(std::uint32_t at) {
 #pragma unroll
     for (int i = 0; i < blocks; ++i) {
-      words[i][0] = *reinterpret_cast<const std::uint32_t*>(at + 16 * i);
-      words[i][1] = *reinterpret_cast<const std::uint32_t*>(at + 16 * i + 4);
+      words[i][0] = load_shared_word(at + 16 * i);
+      words[i][1] = load_shared_word(at + 16 * i + 4);
     }
   }
   __device__ std::uint32_t block(int i, std::uint32_t selector) const {
@@ -64,7 +64,26 @@ struct ShiftedRow {
   }
 };
 
-template <typename S, int columns, int rows>
+// Blocks of 8 columns of a row of the output gradient for so many products.
+template <int count>
+struct GradientRow {
+  std::uint32_t steps[count][2];
+
+  // Lane i reads row i % 8 of block i / 8, from `at` on.
+  __device__ void load(std::uint32_t at) {
+#pragma unroll
+    for (int i = 0; i + 1 < count; i += 2) {
+      std::uint32_t words[4];
+      load_matrices(words, at + i * 2 * kStep);
+#pragma unroll
+      for (int k = 0; k < 4; ++k)
+        steps[i + k / 2][k % 2] = words[k];
+    }
+    if constexpr (count % 2 == 1) load_matrices(steps[count - 1], at + (count - 1) * 2 * kStep);
+  }
+};
+
+template <typename S, int columns, int rows, int steps>
 __global__ void __launch_bounds__(kSumThreads, kSumBlocks)
     sum_products(const __grid_constant__ WeightGradient p,
                  const typename S::Type* __restrict__ input,
@@ -72,8 +91,8 @@ __global__ void __launch_bounds__(kSumThreads, kSumBlocks)
                  const Gradients<S> result) {
 #if __CUDA_ARCH__ >= 800
   using Type = typename S::Type;
-  constexpr SumShape shape{columns, rows};
-  constexpr int shifted = 2 * columns + 3;  // blocks of a row that two products see
+  constexpr SumShape shape{columns, rows, steps};
+  constexpr int quads = columns + steps - 1;  // of blocks of a row, that products see
   extern __shared__ __align__(16) char shared[];
   const SumGeometry& g = p.g;
   const int lane = threadIdx.x % 32, warp = static_cast<int>(threadIdx.x) / 32;
@@ -195,56 +214,70 @@ __global__ void __launch_bounds__(kSumThreads, kSumBlocks)
       // lane's.
       const int result_row = r.source.first + first + g.h.pad - tile_h - lane % 8 - r.result.first;
 #pragma unroll 1
-      for (int step = 0; step < g.steps; step += 2) {
-        products += 2 * count;
+      for (int chunk = 0; chunk < g.chunks; ++chunk) {
+        products += steps * count;
         if (products > kMostSteps) {
           flush();
-          products = 2 * count;
+          products = steps * count;
         }
-        const int left = (g.w.result - step * kStep + 7) / 8;  // blocks of 8 columns
-        const char* source = stage + first * g.source_pitch + step * 2 * kStep + source_lane;
+        const int column = chunk * steps * kStep;
+        std::uint32_t source =
+            shared_address(stage) + first * g.source_pitch + 2 * column + source_lane;
         const std::uint32_t gradient =
-            shared_address(stage + g.result_at) + step * 2 * kStep + result_lane;
+            shared_address(stage + g.result_at) + 2 * column + result_lane;
         const std::uint32_t zeros = shared_address(shared) + result_lane;
-        std::uint32_t grad[rows][4];
-        const auto load_rows = [&](std::uint32_t (&words)[4], int row) {
+        GradientRow<steps> grad[rows];
+        const auto load_row = [&](GradientRow<steps>& words, int row) {
           const bool there = static_cast<unsigned>(row) < static_cast<unsigned>(r.result.count());
-          // Two blocks may lie beyond the row's end; no product takes them.
-          load_matrices(words, there ? gradient + row * g.result_pitch : zeros);
+          words.load(there ? gradient + row * g.result_pitch : zeros);
         };
 #pragma unroll
         for (int n = 1; n < rows; ++n)
-          load_rows(grad[rows - n], result_row - n * kTileH);
+          load_row(grad[rows - n], result_row - n * kTileH);
+        // Of the last product, 8 columns may lie beyond the row's end.
+        const bool half = g.w.result - column <= steps * kStep - kStep / 2;
         int row = result_row;
 #pragma unroll 1
-        for (int t = 0; t < count;) {
+        for (int left = count; left > 0;) {
 #pragma unroll
           for (int u = 0; u < rows; ++u) {
-            if (t >= count) break;
-            load_rows(grad[u], row);
-            ShiftedRow<shifted> image_row;
+            if (left-- <= 0) break;
+            load_row(grad[u], row);
+            ShiftedRow<2 * quads + 1> image_row;
             image_row.load(source);
-            std::uint32_t quads[columns + 1][4];
+            std::uint32_t image[quads][4];
 #pragma unroll
-            for (int q = 0; q <= columns; ++q) {
-              quads[q][0] = image_row.block(2 * q, selector);
-              quads[q][1] = image_row.block(2 * q + 1, selector);
-              quads[q][2] = image_row.block(2 * q + 1, other_selector);
-              quads[q][3] = image_row.block(2 * q + 2, other_selector);
+            for (int q = 0; q < quads; ++q) {
+              image[q][0] = image_row.block(2 * q, selector);
+              image[q][1] = image_row.block(2 * q + 1, selector);
+              image[q][2] = image_row.block(2 * q + 1, other_selector);
+              image[q][3] = image_row.block(2 * q + 2, other_selector);
             }
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-              if (half == 1 && left <= 2) continue;
+            const auto multiply = [&](int step) {
 #pragma unroll
               for (int n = 0; n < rows; ++n) {
-                const std::uint32_t (&words)[4] = grad[(u - n + rows) % rows];
-                const std::uint32_t two[2] = {words[2 * half], words[2 * half + 1]};
+                const std::uint32_t (&words)[2] = grad[(u - n + rows) % rows].steps[step];
 #pragma unroll
                 for (int m = 0; m < columns; ++m)
-                  multiply_add<Type>(sums[m][n], quads[m + half], two, sums[m][n]);
+                  multiply_add<Type>(sums[m][n], image[m + step], words, sums[m][n]);
               }
+            };
+#pragma unroll
+            for (int step = 0; step < steps - 1; ++step)
+              multiply(step);
+            if (half) {
+#pragma unroll
+              for (int n = 0; n < rows; ++n)
+#pragma unroll
+                for (int m = 0; m < columns; ++m) {
+                  const std::uint32_t (&quad)[4] = image[m + steps - 1];
+                  const std::uint32_t two[2] = {quad[0], quad[1]};
+                  multiply_add<Type>(sums[m][n], two,
+                                     grad[(u - n + rows) % rows].steps[steps - 1][0], sums[m][n]);
+                }
+            } else {
+              multiply(steps - 1);
             }
-            ++t;
             row += kSumWarps;
             source += kSumWarps * g.source_pitch;
           }
@@ -298,10 +331,25 @@ using SumKernel = void (*)(WeightGradient, const typename S::Type*, const typena
 
 template <typename S>
 SumKernel<S> choose_sums(const SumShape& shape) {
-  const bool wide = shape.columns == 2;
-  if (shape.rows == 1) return wide ? sum_products<S, 2, 1> : sum_products<S, 1, 1>;
-  if (shape.rows == 2) return wide ? sum_products<S, 2, 2> : sum_products<S, 1, 2>;
-  return wide ? sum_products<S, 2, 4> : sum_products<S, 1, 4>;
+  SumKernel<S> found = nullptr;
+  const auto consider = [&]<int columns, int rows, int steps>() {
+    if (shape.columns == columns && shape.rows == rows && shape.steps == steps)
+      found = sum_products<S, columns, rows, steps>;
+  };
+  const auto consider_rows = [&]<int columns, int rows>() {
+    consider.template operator()<columns, rows, 1>();
+    consider.template operator()<columns, rows, 2>();
+    consider.template operator()<columns, rows, 3>();
+    consider.template operator()<columns, rows, kMostAtOnce>();
+  };
+  const auto consider_columns = [&]<int columns>() {
+    consider_rows.template operator()<columns, 1>();
+    consider_rows.template operator()<columns, 2>();
+    consider_rows.template operator()<columns, 4>();
+  };
+  consider_columns.template operator()<1>();
+  consider_columns.template operator()<2>();
+  return found;
 }
 
 template <DType dtype>

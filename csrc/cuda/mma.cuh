@@ -74,7 +74,17 @@ __device__ inline void load_matrices(std::uint32_t (&words)[4], std::uint32_t at
 #endif
 }
 
-// As many, from each lane what it would get of them.
+// Two, of which lanes 0 to 15 give the addresses.
+__device__ inline void load_matrices(std::uint32_t (&words)[2], std::uint32_t at) {
+#if __CUDA_ARCH__ >= 750
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
+               : "=r"(words[0]), "=r"(words[1])
+               : "r"(at)
+               : "memory");
+#endif
+}
+
+// Four, from each lane what it would get of them.
 __device__ inline void store_matrices(std::uint32_t at, const std::uint32_t (&words)[4]) {
 #if __CUDA_ARCH__ >= 900
   asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(at),

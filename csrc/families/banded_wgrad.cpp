@@ -16,10 +16,12 @@ SumGeometry sum_geometry(const Problem& problem, const Tiling& tiling) {
   g.images = tiling.images;
   g.rows = std::min(tiling.rows, g.h.source);
   g.bands = ceil_div(g.h.source, g.rows);
-  g.steps = ceil_div(g.w.result, kStep);
+  const int steps = ceil_div(g.w.result, kStep);
+  g.chunks = ceil_div(steps, kMostAtOnce);
+  g.shape.steps = ceil_div(steps, g.chunks);
   // A tile's row begins with the multiple of 8 columns before the first that it reads.
-  g.source_pitch = 2 * round_up(g.steps * kStep + g.shape.tile_w() + 8, 8);
-  g.result_pitch = 2 * g.steps * kStep + 16;  // an odd number of 16 bytes, for `ldmatrix`
+  g.source_pitch = 2 * round_up(g.steps() * kStep + g.shape.tile_w() + 8, 8);
+  g.result_pitch = 2 * g.steps() * kStep + 16;  // an odd number of 16 bytes, for `ldmatrix`
   g.result_rows = std::min(g.h.result, g.rows + g.shape.tile_h() - 1);
   g.result_at = g.rows * g.source_pitch;
   // Lanes read four blocks of a row, and so up to two beyond its end: there nothing else may be,
@@ -41,9 +43,12 @@ constexpr double kLaunchUs = 6;
 constexpr double kSumUs = 5;             // the kernel that adds the partial sums
 constexpr double kBytesPerUs = 2.4e6;    // a large copy moves 3.0e6
 constexpr double kCyclesPerUs = 1.75e3;  // of a multiprocessor
-constexpr double kProductCycles = 2.9;   // of its four tensor cores together
+constexpr double kProductCycles = 2.4;   // of its four tensor cores together
 constexpr double kRowCycles = 8;         // of a row of the image, beside its products
 constexpr double kUnitCycles = 2500;     // of a block
+// Of a piece of a row, to be copied; those of 2 bytes are waited for.
+constexpr double kPieceCycles = 0.25;
+constexpr double kSmallPieceCycles = 0.5;
 constexpr double kBlockCycles = 6000;
 
 double estimate(const Problem& problem, const Arch& arch, const SumGeometry& g,
@@ -53,10 +58,16 @@ double estimate(const Problem& problem, const Arch& arch, const SumGeometry& g,
   const double waves = blocks <= all ? 1 : blocks / all + 0.3;
   const double units = std::ceil(static_cast<double>(g.units) / static_cast<double>(slices));
   const double rows = static_cast<double>(g.images) * round_up(g.rows, kSumWarps);
-  const double products = rows * g.steps * g.shape.columns * g.shape.rows;
+  const double products = rows * g.steps() * g.shape.columns * g.shape.rows;
   const double resident = std::min(blocks, all) / arch.multiprocessors;
   const double busy = std::min(1.0, resident / kSumBlocks * 0.5 + 0.5);
-  const double of_unit = products * kProductCycles / busy + rows * g.steps * kRowCycles / 4;
+  const auto pieces = [](int pitch, int columns) {
+    const int bytes = columns % 8 == 0 ? 16 : columns % 4 == 0 ? 8 : columns % 2 == 0 ? 4 : 2;
+    return pitch / bytes * (bytes == 2 ? kSmallPieceCycles : kPieceCycles);
+  };
+  const double of_unit =
+      products * kProductCycles / busy + rows * g.steps() * kRowCycles / 4 +
+      rows * (pieces(g.source_pitch, g.w.source) + pieces(g.result_pitch, g.w.result));
   const double compute =
       waves * (kBlockCycles + units * (kUnitCycles + of_unit * resident)) / kCyclesPerUs;
   const double bytes = 2.0 * static_cast<double>(problem.input_numel() + problem.output_numel());

@@ -12,15 +12,18 @@ namespace dwconv::banded {
 
 inline constexpr int kSumWarps = 8;
 inline constexpr int kSumThreads = 32 * kSumWarps;
-inline constexpr int kSumBlocks = 2;  // of a multiprocessor
-inline constexpr int kTileW = 16;     // columns of a filter, of a product
-inline constexpr int kTileH = 8;      // rows of a filter, of a product
-inline constexpr int kStep = 16;      // columns of the output gradient, of a product
+inline constexpr int kSumBlocks = 2;   // of a multiprocessor
+inline constexpr int kTileW = 16;      // columns of a filter, of a product
+inline constexpr int kTileH = 8;       // rows of a filter, of a product
+inline constexpr int kStep = 16;       // columns of the output gradient, of a product
+inline constexpr int kMostAtOnce = 4;  // products along a row, whose operands are in registers
 
-// What a kernel is compiled for: products side by side in a tile of the filter.
+// What a kernel is compiled for: products side by side in a tile of the filter, and those along a
+// row that are made at once.
 struct SumShape {
   int columns = 1;
   int rows = 1;
+  int steps = 1;
   constexpr int tile_w() const { return columns * kTileW; }
   constexpr int tile_h() const { return rows * kTileH; }
   // Floats of a warp's sums: of a column of the filter an odd number, so that they are in different
@@ -36,7 +39,7 @@ struct SumGeometry {
   int images = 1;                // of a unit
   int rows = 1;                  // of the image, of a unit
   int bands = 1;
-  int steps = 1;  // of a row: ceil_div(w.result, kStep)
+  int chunks = 1;  // of a row, of `shape.steps` products each
   // Shared memory, in bytes: a row of zeros; the warps' sums; stages of rows of the image and of
   // the output gradient.
   int source_pitch = 0;
@@ -51,6 +54,7 @@ struct SumGeometry {
   std::int64_t units = 0;  // of a channel
 
   constexpr int tiles() const { return tiles_w * tiles_h; }
+  constexpr int steps() const { return chunks * shape.steps; }
 };
 
 SumGeometry sum_geometry(const Problem& problem, const Tiling& tiling);
