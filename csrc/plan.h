@@ -21,7 +21,8 @@ enum class Family : std::uint8_t {
   ring,
   diagonal,
   banded,
-  direct
+  direct,
+  outer
 };
 
 struct Kernel {

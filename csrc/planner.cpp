@@ -46,6 +46,8 @@ const FamilyPlanner& planner_of(Family family) {
       return kBandedPlanner;
     case Family::direct:
       return kDirectPlanner;
+    case Family::outer:
+      return kOuterPlanner;
   }
   throw std::logic_error("a kernel family has no planner");
 }

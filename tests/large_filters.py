@@ -46,20 +46,22 @@ LARGE_FILTERS = [
 
 
 @st.composite
-def large_filters(draw: st.DrawFn) -> Problem:
+def large_filters(draw: st.DrawFn, narrow: bool = False) -> Problem:
     """Filters of any size up to 63 x 63, one side of them above 11, on images of up to 130 rows and
-    columns; every fourth padding is none, or anything."""
+    columns, or no more columns than `narrow` allows, 32; every fourth padding is none, or anything.
+    """
     kernel = [draw(st.integers(12, 63)), draw(st.one_of(st.integers(1, 11), st.integers(12, 63)))]
     if draw(st.booleans()):
         kernel.reverse()
     side = st.one_of(st.integers(1, 30), st.integers(1, 130), st.sampled_from([7, 14, 28, 56]))
     size, padding = [], []
-    for k in kernel:
-        same = draw(st.sampled_from([True, True, True, False]))
+    for axis, k in enumerate(kernel):
+        same = narrow or draw(st.sampled_from([True, True, True, False]))
         before, after = (
             (k // 2, k // 2) if same else (draw(st.integers(0, k)), draw(st.integers(0, k)))
         )
-        size.append(max(draw(side), k - before - after))
+        length = draw(st.integers(1, 31) if narrow and axis == 1 else side)
+        size.append(max(length, k - before - after))
         padding += [before, after]
     channels = draw(st.integers(1, 9))
     batch = draw(st.sampled_from([1, 2, 3, 5, 15, 17, 40, 131]))

@@ -129,6 +129,8 @@ def problems_for(row: dict[str, str]) -> st.SearchStrategy[Problem]:
         )
     if row["name"].startswith(("banded_", "direct_")):
         return large_filters()
+    if row["name"].startswith("outer_"):
+        return large_filters(narrow=True)
     if row["name"].startswith("toeplitz_") and row["layout"] == "nhwc":
         return tall_filters()
     return small_images() if row["name"].startswith("plane_") else everyday_problems()

@@ -5,6 +5,7 @@
 #include "diagonal.h"
 #include "direct.h"
 #include "generic.h"
+#include "outer.h"
 #include "plane.h"
 #include "pointwise.h"
 #include "ring.h"

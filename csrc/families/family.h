@@ -30,5 +30,6 @@ extern const FamilyPlanner kRingPlanner;
 extern const FamilyPlanner kDiagonalPlanner;
 extern const FamilyPlanner kBandedPlanner;
 extern const FamilyPlanner kDirectPlanner;
+extern const FamilyPlanner kOuterPlanner;
 
 }  // namespace dwconv
