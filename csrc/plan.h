@@ -22,7 +22,8 @@ enum class Family : std::uint8_t {
   diagonal,
   banded,
   direct,
-  outer
+  outer,
+  dense
 };
 
 struct Kernel {

@@ -48,6 +48,8 @@ const FamilyPlanner& planner_of(Family family) {
       return kDirectPlanner;
     case Family::outer:
       return kOuterPlanner;
+    case Family::dense:
+      return kDensePlanner;
   }
   throw std::logic_error("a kernel family has no planner");
 }

@@ -1,5 +1,7 @@
 """Problems of filters above 11 x 11, up to 63 on a side."""
 
+from dataclasses import replace
+
 from hypothesis import strategies as st
 from problems import WORK, Problem
 
@@ -78,3 +80,13 @@ def large_filters(draw: st.DrawFn, narrow: bool = False) -> Problem:
         padding=(top, bottom, left, right),
         bias=draw(st.booleans()),
     )
+
+
+@st.composite
+def tiny_images(draw: st.DrawFn) -> Problem:
+    """Filters as above on images of up to 208 elements, padded by half of them."""
+    problem = draw(large_filters(narrow=True))
+    rows = draw(st.integers(1, 26))
+    columns = draw(st.integers(1, min(208 // rows, 40)))
+    batch = draw(st.sampled_from([1, 2, 15, 16, 17, 40, 131]))
+    return replace(problem, batch=batch, size=(rows, columns))

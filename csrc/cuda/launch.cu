@@ -2,6 +2,7 @@
 
 #include "banded.h"
 #include "check.cuh"
+#include "dense.h"
 #include "diagonal.h"
 #include "direct.h"
 #include "generic.h"

@@ -31,5 +31,6 @@ extern const FamilyPlanner kDiagonalPlanner;
 extern const FamilyPlanner kBandedPlanner;
 extern const FamilyPlanner kDirectPlanner;
 extern const FamilyPlanner kOuterPlanner;
+extern const FamilyPlanner kDensePlanner;
 
 }  // namespace dwconv

@@ -60,7 +60,9 @@ namespace {
 
 using namespace outer;
 
-// What an H100 gets through, for the choice among tilings and among families.
+// What an H100 gets through, for the choice among tilings and among families: of 204 random
+// problems in the middle. Between this family and banded the choice is 1 % slower than the better
+// one on average.
 constexpr double kBytesPerUs = 2.7e6;  // a large copy moves 3.0e6
 constexpr double kLaunchUs = 5;
 constexpr double kSumUs = 5.8;               // the kernel that adds the partial sums

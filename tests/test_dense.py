@@ -1,0 +1,117 @@
+"""Large filters of small images as one matrix: what small problems do not reach."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from problems import DTYPES, Problem, make_data, reference, run_pass
+
+from dwconv import _C
+
+H100: dict[str, Any] = {"compute_capability": 90, "multiprocessors": 132}
+PASSES = ["forward", "backward_input"]
+
+
+def same(batch: int, channels: int, size: tuple[int, int], kernel: tuple[int, int]) -> Problem:
+    """Padded on both sides by half the filter."""
+    h, w = (k // 2 for k in kernel)
+    return Problem(batch=batch, channels=channels, size=size, kernel=kernel, padding=(h, h, w, w))
+
+
+# More units than all blocks hold at a time, the last of a group with fewer images, the last group
+# with fewer channels; planes of an even and of an odd number of elements, of one product's elements
+# and of all that there are kernels for; more results than elements, and fewer.
+PROBLEMS = [
+    same(67, 1100, (7, 7), (13, 13)),
+    same(33, 1501, (8, 8), (15, 15)),
+    same(130, 300, (3, 5), (13, 3)),
+    same(64, 512, (14, 14), (27, 27)),
+    same(33, 333, (13, 15), (13, 31)),
+    same(1, 700, (13, 16), (13, 13)),
+    same(300, 3, (7, 29), (5, 13)),
+    same(5, 5, (1, 200), (1, 63)),
+    replace(same(40, 300, (14, 14), (13, 13)), padding=(0, 0, 0, 0)),
+    replace(same(40, 300, (6, 6), (12, 12)), padding=(12, 5, 5, 12)),
+    replace(same(19, 70, (14, 14), (16, 16)), padding=(0, 15, 15, 0)),
+]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("pass_", PASSES)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.id)
+def test_many_units(
+    problem: Problem, dtype: str, pass_: str, force_kernel: Callable[[str | None], None]
+) -> None:
+    """The error is that of rounding, wherever a unit is in a block's run; twice the same bits."""
+    problem = replace(problem, bias=pass_ == "forward")
+    data = make_data(problem, DTYPES[dtype], torch.device("cuda"))
+    with torch.backends.cudnn.flags(enabled=False):
+        exact = reference(pass_, problem, data, device="cuda")
+    force_kernel(f"dense_{pass_}_{dtype}_nchw")
+    result, again = (run_pass(pass_, problem, data) for _ in range(2))
+    rounding = float((exact.to(result.dtype).double() - exact).norm())
+    assert float((result.double() - exact).norm()) <= 1.1 * rounding
+    assert torch.equal(result, again)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("size", [(7, 7), (8, 6), (14, 14)], ids=str)
+def test_no_other_image_is_reached(
+    size: tuple[int, int], force_kernel: Callable[[str | None], None]
+) -> None:
+    """An Inf or NaN stays in its image, of all of which filters as large as these make results."""
+    problem = same(19, 3, size, (27, 27))
+    data = make_data(problem, torch.float16, torch.device("cuda"))
+    expected = torch.zeros(problem.output_size, dtype=torch.bool, device="cuda")
+    for n, value in (3, float("inf")), (17, float("nan")):
+        data.input[n, n % 3, 1, 2] = value
+        expected[n, n % 3] = True
+    force_kernel("dense_forward_float16_nchw")
+    assert torch.equal(~run_pass("forward", problem, data).isfinite(), expected)
+
+
+def plan(problem: Problem, pass_: str = "forward", **options: Any) -> dict[str, Any]:
+    arguments = problem.plan_arguments(pass_, "float16", "nchw")
+    return _C.plan(**{**H100, **arguments, **options})
+
+
+@pytest.mark.parametrize("pass_", PASSES)
+@pytest.mark.parametrize(
+    ("problem", "family"),
+    [
+        (same(64, 512, (14, 14), (27, 27)), "dense"),
+        (same(64, 1024, (7, 7), (13, 13)), "dense"),
+        (same(64, 256, (28, 28), (29, 29)), "banded"),
+        (same(3, 512, (14, 14), (13, 13)), "banded"),
+        (same(64, 1024, (7, 7), (3, 3)), "plane"),
+    ],
+    ids=str,
+)
+def test_small_images_with_large_filters(problem: Problem, family: str, pass_: str) -> None:
+    assert plan(problem, pass_)["kernel"].split("_")[0] == family
+
+
+def test_strictly_where_the_filter_reaches_all() -> None:
+    for kernel, family in ((13, 13), "dense"), ((13, 12), "direct"):
+        problem = same(64, 1024, (7, 7), kernel)
+        assert plan(problem, strict_nonfinite=True)["kernel"].split("_")[0] == family
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"stride": (2, 1)}, "it takes stride 1"),
+        ({"dilation": (1, 2)}, "it takes no dilation"),
+        ({"multiplier": 2}, "it takes one filter per channel"),
+        ({"size": (15, 14)}, "it takes images of up to 208 elements"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_refusals_are_sentences(change: dict[str, Any], sentence: str) -> None:
+    problem = replace(same(2, 3, (14, 14), (13, 13)), **change)
+    with pytest.raises(ValueError, match="cannot take the problem") as caught:
+        plan(problem, kernel="dense_forward_float16_nchw")
+    assert sentence in str(caught.value)
