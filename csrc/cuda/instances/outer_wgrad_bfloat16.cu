@@ -4,9 +4,9 @@ namespace dwconv::outer {
 
 template <>
 void launch<Pass::backward_weight, DType::bfloat16, Layout::nchw>(const Problem& problem,
-                                                                 const Plan& plan,
-                                                                 const Tensors& tensors,
-                                                                 cudaStream_t stream) {
+                                                                  const Plan& plan,
+                                                                  const Tensors& tensors,
+                                                                  cudaStream_t stream) {
   launch_sum_units<DType::bfloat16>(problem, plan, tensors, stream);
 }
 
