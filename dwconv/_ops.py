@@ -104,8 +104,9 @@ def set_strict_nonfinite(enabled: bool) -> None:
     With True only kernels run that spread them exactly as ``nn.Conv2d`` does. With False, the
     default, kernels on tensor cores may run as well. Those multiply what is not finite by zeros:
     outputs of the same row and of the same window of 16 columns (under filters above 11 x 11, up to
-    22 columns further than these reach), of channels_last tensors also those of 8 neighbouring
-    channels, may be NaN where ``nn.Conv2d`` has finite ones. They never hide an Inf or a NaN.
+    22 columns further than these reach, or all of an image of up to 208 elements), of channels_last
+    tensors also those of 8 neighbouring channels, may be NaN where ``nn.Conv2d`` has finite ones.
+    They never hide an Inf or a NaN.
 
     Raises:
         TypeError: ``enabled`` is no bool.
