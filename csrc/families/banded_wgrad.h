@@ -6,6 +6,7 @@
 // rows. Each of its warps takes every eighth row of the image.
 #pragma once
 
+#include "slices.h"
 #include "unit.h"
 
 namespace dwconv::banded {
@@ -59,25 +60,6 @@ struct SumGeometry {
 
 SumGeometry sum_geometry(const Problem& problem, const Tiling& tiling);
 
-// Where partial sums lie: a channel has `slices` blocks for each tile of its filter.
-constexpr Partials partials_of(const Problem& problem, std::int64_t slices) {
-  return {.units = problem.channels * slices,
-          .units_per_group = slices,
-          .blocks = problem.channels * slices,
-          .channels = problem.channels,
-          .planes = 1,
-          .taps = static_cast<int>(problem.taps()),
-          .bias = problem.bias,
-          .whole = slices == 1,
-          .segments = 1};
-}
-
-// The best launch; us < 0 where none fits.
-struct SumPlan {
-  double us = -1;
-  Tiling tiling;
-  std::int64_t slices = 1;
-};
 SumPlan plan_sums(const Problem& problem, const Arch& arch);
 
 }  // namespace dwconv::banded

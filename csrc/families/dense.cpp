@@ -95,31 +95,13 @@ double estimate(const Problem& problem, const Arch& arch, const Geometry& g, con
 // The tiling with the lowest estimate; us < 0 where none fits.
 Candidate search(const Problem& problem, const Arch& arch) {
   Candidate best;
-  const Geometry any = geometry(problem, {});
-  const int jobs = any.jobs, warps = any.shape.warps();
-  int before = 0;
-  for (int most = std::max(warps / jobs, 1); most >= 1; most /= 2) {
-    const std::int64_t groups = (problem.channels + most - 1) / most;
-    const int planes = static_cast<int>((problem.channels + groups - 1) / groups);
-    if (planes == before) continue;
-    before = planes;
-    for (const int stages : {4, 3, 2}) {
-      const Tiling tiling{.planes = planes,
-                          .images = kImages,
-                          .rows = 1,
-                          .stages = stages,
-                          .threads = 32 * planes * jobs,
-                          .places = 0};
-      const Geometry g = geometry(problem, tiling);
-      if (g.warps() > warps || g.shared_bytes > shared_per_block(arch)) continue;
-      const int resident = std::min(warps / g.warps(), blocks_that_fit(arch, g.shared_bytes));
-      const Deal deal =
-          deal_runs(g.groups, g.image_blocks,
-                    static_cast<std::int64_t>(resident) * arch.multiprocessors, false);
-      const double us = estimate(problem, arch, g, tiling, deal);
-      if (best.us < 0 || us < best.us) best = {tiling, deal, us};
-    }
-  }
+  for_each_tiling(
+      problem, arch, geometry, [&](const Geometry& g, const Tiling& tiling, int resident) {
+        const std::int64_t all = static_cast<std::int64_t>(resident) * arch.multiprocessors;
+        const Deal deal = deal_runs(g.groups, g.image_blocks, all, false);
+        const double us = estimate(problem, arch, g, tiling, deal);
+        if (best.us < 0 || us < best.us) best = {tiling, deal, us};
+      });
   return best;
 }
 

@@ -6,13 +6,13 @@
 // one channel.
 #pragma once
 
-#include "unit.h"
+#include "image_blocks.h"
 
 namespace dwconv::dense {
 
-inline constexpr int kImages = 16;  // of a unit, and of a product
-inline constexpr int kStep = 16;    // elements of an image, of a product
-inline constexpr int kBlock = 8;    // results, of a product
+inline constexpr int kImages = kBlockImages;
+inline constexpr int kStep = 16;  // elements of an image, of a product
+inline constexpr int kBlock = 8;  // results, of a product
 
 // What a kernel is compiled for. small: images and results of up to 64 elements, whose matrix one
 // warp has. even: planes begin at a multiple of 4 bytes, so that two elements are read at a time.

@@ -8,11 +8,11 @@
 // over all units of its block's run.
 #pragma once
 
-#include "unit.h"
+#include "image_blocks.h"
 
 namespace dwconv::outer {
 
-inline constexpr int kImages = 16;  // of a unit, and of a product
+inline constexpr int kImages = kBlockImages;
 // Columns of an image and of its output gradient that there are kernels for, at most.
 inline constexpr int kFewColumns = 8;
 inline constexpr int kSomeColumns = 16;
