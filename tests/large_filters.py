@@ -47,10 +47,25 @@ LARGE_FILTERS = [
 ]
 
 
+def padded_by_half(
+    batch: int,
+    channels: int,
+    size: tuple[int, int],
+    kernel: tuple[int, int],
+    bias: bool = False,
+) -> Problem:
+    """With half of the filter on either side of the image."""
+    h, w = (k // 2 for k in kernel)
+    return Problem(
+        batch=batch, channels=channels, size=size, kernel=kernel, padding=(h, h, w, w), bias=bias
+    )
+
+
 @st.composite
 def large_filters(draw: st.DrawFn, narrow: bool = False) -> Problem:
     """Filters of any size up to 63 x 63, one side of them above 11, on images of up to 130 rows and
-    columns, or no more columns than `narrow` allows, 32; every fourth padding is none, or anything.
+    columns; every fourth padding is none, or anything. If `narrow`, images have up to 31 columns
+    but for their padding, half of the filter.
     """
     kernel = [draw(st.integers(12, 63)), draw(st.one_of(st.integers(1, 11), st.integers(12, 63)))]
     if draw(st.booleans()):

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from large_filters import padded_by_half
 from problems import DTYPES, PASSES, Problem, make_data, reference, run_pass
 
 pytestmark = pytest.mark.gpu
@@ -12,13 +13,7 @@ pytestmark = pytest.mark.gpu
 # Rows come 16, 8, 4 and 2 bytes at a time, in tiles of one block of columns to sixteen; those of 39
 # and 55 elements were once told of by a barrier at whichever address came of dividing a warp.
 MANY_UNITS = [
-    Problem(
-        batch=batch,
-        channels=channels,
-        size=size,
-        kernel=kernel,
-        padding=(kernel[0] // 2, kernel[0] // 2, kernel[1] // 2, kernel[1] // 2),
-    )
+    padded_by_half(batch, channels, size, kernel)
     for batch, channels, size, kernel in [
         (6, 956, (15, 39), (49, 52)),
         (40, 300, (23, 55), (12, 12)),

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from large_filters import padded_by_half
 from problems import DTYPES, Problem, make_data, reference, run_pass
 
 from dwconv import _C
@@ -14,27 +15,21 @@ H100: dict[str, Any] = {"compute_capability": 90, "multiprocessors": 132}
 PASSES = ["forward", "backward_input"]
 
 
-def same(batch: int, channels: int, size: tuple[int, int], kernel: tuple[int, int]) -> Problem:
-    """Padded on both sides by half the filter."""
-    h, w = (k // 2 for k in kernel)
-    return Problem(batch=batch, channels=channels, size=size, kernel=kernel, padding=(h, h, w, w))
-
-
 # More units than all blocks hold at a time, the last of a group with fewer images, the last group
 # with fewer channels; planes of an even and of an odd number of elements, of one product's elements
 # and of all that there are kernels for; more results than elements, and fewer.
 PROBLEMS = [
-    same(67, 1100, (7, 7), (13, 13)),
-    same(33, 1501, (8, 8), (15, 15)),
-    same(130, 300, (3, 5), (13, 3)),
-    same(64, 512, (14, 14), (27, 27)),
-    same(33, 333, (13, 15), (13, 31)),
-    same(1, 700, (13, 16), (13, 13)),
-    same(300, 3, (7, 29), (5, 13)),
-    same(5, 5, (1, 200), (1, 63)),
-    replace(same(40, 300, (14, 14), (13, 13)), padding=(0, 0, 0, 0)),
-    replace(same(40, 300, (6, 6), (12, 12)), padding=(12, 5, 5, 12)),
-    replace(same(19, 70, (14, 14), (16, 16)), padding=(0, 15, 15, 0)),
+    padded_by_half(67, 1100, (7, 7), (13, 13)),
+    padded_by_half(33, 1501, (8, 8), (15, 15)),
+    padded_by_half(130, 300, (3, 5), (13, 3)),
+    padded_by_half(64, 512, (14, 14), (27, 27)),
+    padded_by_half(33, 333, (13, 15), (13, 31)),
+    padded_by_half(1, 700, (13, 16), (13, 13)),
+    padded_by_half(300, 3, (7, 29), (5, 13)),
+    padded_by_half(5, 5, (1, 200), (1, 63)),
+    replace(padded_by_half(40, 300, (14, 14), (13, 13)), padding=(0, 0, 0, 0)),
+    replace(padded_by_half(40, 300, (6, 6), (12, 12)), padding=(12, 5, 5, 12)),
+    replace(padded_by_half(19, 70, (14, 14), (16, 16)), padding=(0, 15, 15, 0)),
 ]
 
 
@@ -63,7 +58,7 @@ def test_no_other_image_is_reached(
     size: tuple[int, int], force_kernel: Callable[[str | None], None]
 ) -> None:
     """An Inf or NaN stays in its image, of all of which filters as large as these make results."""
-    problem = same(19, 3, size, (27, 27))
+    problem = padded_by_half(19, 3, size, (27, 27))
     data = make_data(problem, torch.float16, torch.device("cuda"))
     expected = torch.zeros(problem.output_size, dtype=torch.bool, device="cuda")
     for n, value in (3, float("inf")), (17, float("nan")):
@@ -82,11 +77,11 @@ def plan(problem: Problem, pass_: str = "forward", **options: Any) -> dict[str, 
 @pytest.mark.parametrize(
     ("problem", "family"),
     [
-        (same(64, 512, (14, 14), (27, 27)), "dense"),
-        (same(64, 1024, (7, 7), (13, 13)), "dense"),
-        (same(64, 256, (28, 28), (29, 29)), "banded"),
-        (same(3, 512, (14, 14), (13, 13)), "banded"),
-        (same(64, 1024, (7, 7), (3, 3)), "plane"),
+        (padded_by_half(64, 512, (14, 14), (27, 27)), "dense"),
+        (padded_by_half(64, 1024, (7, 7), (13, 13)), "dense"),
+        (padded_by_half(64, 256, (28, 28), (29, 29)), "banded"),
+        (padded_by_half(3, 512, (14, 14), (13, 13)), "banded"),
+        (padded_by_half(64, 1024, (7, 7), (3, 3)), "plane"),
     ],
     ids=str,
 )
@@ -96,7 +91,7 @@ def test_small_images_with_large_filters(problem: Problem, family: str, pass_: s
 
 def test_strictly_where_the_filter_reaches_all() -> None:
     for kernel, family in ((13, 13), "dense"), ((13, 12), "direct"):
-        problem = same(64, 1024, (7, 7), kernel)
+        problem = padded_by_half(64, 1024, (7, 7), kernel)
         assert plan(problem, strict_nonfinite=True)["kernel"].split("_")[0] == family
 
 
@@ -111,7 +106,7 @@ def test_strictly_where_the_filter_reaches_all() -> None:
     ids=lambda value: value if isinstance(value, str) else None,
 )
 def test_refusals_are_sentences(change: dict[str, Any], sentence: str) -> None:
-    problem = replace(same(2, 3, (14, 14), (13, 13)), **change)
+    problem = replace(padded_by_half(2, 3, (14, 14), (13, 13)), **change)
     with pytest.raises(ValueError, match="cannot take the problem") as caught:
         plan(problem, kernel="dense_forward_float16_nchw")
     assert sentence in str(caught.value)

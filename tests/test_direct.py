@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from large_filters import LARGE_FILTERS, large_filters
+from large_filters import LARGE_FILTERS, large_filters, padded_by_half
 from problems import DTYPES, PASSES, Problem, check_close, make_data, reference, run_pass
 
 from dwconv import _C
@@ -17,12 +18,7 @@ H100: dict[str, Any] = {"compute_capability": 90, "multiprocessors": 132}
 PLANNED = ["float32", "float16", "bfloat16"]
 
 
-def same(batch: int, channels: int, size: tuple[int, int], kernel: tuple[int, int]) -> Problem:
-    """Padded on both sides by half the filter."""
-    h, w = (k // 2 for k in kernel)
-    return Problem(
-        batch=batch, channels=channels, size=size, kernel=kernel, padding=(h, h, w, w), bias=True
-    )
+same = partial(padded_by_half, bias=True)
 
 
 # More units than blocks that run at a time; one to seven taps beyond the last 8, fewer than 8, and

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from large_filters import padded_by_half
 from problems import DTYPES, Problem, make_data, reference, run, run_pass
 
 from dwconv import _C
@@ -14,12 +16,7 @@ H100: dict[str, Any] = {"compute_capability": 90, "multiprocessors": 132}
 ROW = "outer_backward_weight_{}_nchw"
 
 
-def same(batch: int, channels: int, size: tuple[int, int], kernel: tuple[int, int]) -> Problem:
-    """Padded on both sides by half the filter."""
-    h, w = (k // 2 for k in kernel)
-    return Problem(
-        batch=batch, channels=channels, size=size, kernel=kernel, padding=(h, h, w, w), bias=True
-    )
+same = partial(padded_by_half, bias=True)
 
 
 # More groups of channels than blocks that run at a time, several units of each, the last with fewer
@@ -57,17 +54,14 @@ def test_gradients(
     with torch.backends.cudnn.flags(enabled=False):
         exact = reference("backward_weight", replace(problem, bias=False), data, device="cuda")
     force_kernel(ROW.format(dtype))
-    (weight, bias), again = run("backward_weight", problem, data), run_again(problem, data)
+    weight, bias = run("backward_weight", problem, data)
+    again = run("backward_weight", problem, data)[0]
     for result, expected in (weight, exact), (bias, data.grad_output.double().sum((0, 2, 3))):
         rounding = float((expected.to(result.dtype).double() - expected).norm())
         assert float((result.double() - expected).norm()) <= 1.1 * rounding + 1e-4 * float(
             expected.norm()
         )
     assert torch.equal(weight, again)
-
-
-def run_again(problem: Problem, data: Any) -> torch.Tensor:
-    return run("backward_weight", problem, data)[0]
 
 
 @pytest.mark.gpu

@@ -3,6 +3,7 @@
 
 #include "../families/dense.h"
 #include "dense.h"
+#include "image_blocks.cuh"
 #include "launch_units.cuh"
 #include "mma.cuh"
 
@@ -24,13 +25,6 @@ struct Grid : UnitGrid<Geometry> {
         mirrored(problem.pass == Pass::backward_input),
         use(use_of(plan)) {}
 
-  // The planes of a unit's channels of one image, elements or results, and where they are to go.
-  template <typename Type>
-  __device__ Run<Type> run(Type* tensor, const Unit& unit, int image, int plane, char* to) const {
-    const bool there = image < images_of(unit);
-    const std::int64_t first = first_plane(unit) + static_cast<std::int64_t>(image) * channels;
-    return {tensor + first * plane, to, there ? channels_of(unit) * plane : 0};
-  }
   // Where a channel's plane of an image is in shared memory, whose run is at `run`.
   template <typename Type>
   __device__ std::uint32_t place(Type* tensor, const Unit& unit, int image, int channel, int plane,
@@ -51,12 +45,6 @@ struct Grid : UnitGrid<Geometry> {
 struct Convolution {
   Grid grid;
 };
-
-__device__ inline std::uint32_t load_shared_element(std::uint32_t at) {
-  std::uint16_t element;
-  asm volatile("ld.shared.u16 %0, [%1];" : "=h"(element) : "r"(at) : "memory");
-  return element;
-}
 
 // The taps of a unit's channels, by how far element and result are apart.
 __device__ inline void spread_taps(std::uint16_t* to, const std::uint16_t* filters,
@@ -167,8 +155,9 @@ __global__ void __launch_bounds__(32 * Shape{small, even}.warps(), 1)
 
   const auto load = [&](RunLoader& loader, int slot, char* stage, const Unit& unit) {
     loader.load(slot, grid.use, [&](int i) {
-      return i < kImages ? grid.run(source, unit, i, g.source_plane, stage + i * g.source_step)
-                         : grid.filters(weight, unit, stage + g.filters_at);
+      return i < kImages
+                 ? run_of_image(grid, source, unit, i, g.source_plane, stage + i * g.source_step)
+                 : grid.filters(weight, unit, stage + g.filters_at);
     });
   };
   Matrix<shape> matrix;
@@ -235,8 +224,8 @@ __global__ void __launch_bounds__(32 * Shape{small, even}.warps(), 1)
     publish();
     __syncthreads();
     send_runs<Type>(kImages, [&](int i) {
-      return grid.run(result, unit, i, g.result_plane,
-                      shared + pipeline.results_at() + i * g.result_step);
+      return run_of_image(grid, result, unit, i, g.result_plane,
+                          shared + pipeline.results_at() + i * g.result_step);
     });
   }
   wait_until_sent<0>();
@@ -259,9 +248,7 @@ void launch_convolve(const Problem& problem, const Plan& plan, const Tensors& te
   using S = Scalar<dtype>;
   const Geometry g = geometry(problem, plan.tiling);
   Shape shape = g.shape;
-  const auto bits = reinterpret_cast<std::uintptr_t>(tensors.input) |
-                    reinterpret_cast<std::uintptr_t>(tensors.output);
-  if (bits % 4 != 0) shape.even = false;
+  if (!begin_with_pairs(tensors)) shape.even = false;
   launch_convolution<S>("dense convolve", choose<S>(shape), Convolution{Grid(g, problem, plan)},
                         problem, plan, tensors, stream);
 }

@@ -272,7 +272,6 @@ Kernel<S> choose_kernel(int rows) {
 template <DType dtype>
 void launch_convolve(const Problem& problem, const Plan& plan, const Tensors& tensors,
                      cudaStream_t stream) {
-  if (plan.blocks == 0) return;
   using S = Scalar<dtype>;
   using Type = typename S::Type;
   const Geometry g = geometry(problem, plan.tiling);

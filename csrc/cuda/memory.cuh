@@ -17,6 +17,12 @@ __device__ inline std::uint32_t load_shared_word(std::uint32_t at) {
   return word;
 }
 
+__device__ inline std::uint32_t load_shared_element(std::uint32_t at) {
+  std::uint16_t element;
+  asm volatile("ld.shared.u16 %0, [%1];" : "=h"(element) : "r"(at) : "memory");
+  return element;
+}
+
 template <int bytes>
 struct Word;
 template <>

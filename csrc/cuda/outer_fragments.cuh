@@ -34,19 +34,6 @@ struct LaneImages {
   }
 };
 
-template <int offset>
-__device__ inline std::uint32_t load_word(std::uint32_t at) {
-  std::uint32_t word;
-  asm volatile("ld.shared.u32 %0, [%1 + %2];" : "=r"(word) : "r"(at), "n"(offset) : "memory");
-  return word;
-}
-template <int offset>
-__device__ inline std::uint32_t load_element(std::uint32_t at) {
-  std::uint16_t element;
-  asm volatile("ld.shared.u16 %0, [%1 + %2];" : "=h"(element) : "r"(at), "n"(offset) : "memory");
-  return element;
-}
-
 // An element of a lane's images and the next one, on their way: as words where they are aligned.
 template <bool even>
 struct TwoColumns {
@@ -58,10 +45,10 @@ struct TwoColumns {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       if constexpr (even) {
-        words[i] = load_word<offset>(images.at[i]);
+        words[i] = load_shared_word(images.at[i] + offset);
       } else {
-        words[i] = load_element<offset>(images.at[i]);
-        words[4 + i] = load_element<offset + 2>(images.at[i]);
+        words[i] = load_shared_element(images.at[i] + offset);
+        words[4 + i] = load_shared_element(images.at[i] + offset + 2);
       }
     }
   }

@@ -3,6 +3,7 @@
 // neighbours.
 #pragma once
 
+#include "image_blocks.cuh"
 #include "launch_units.cuh"
 #include "mma.cuh"
 #include "outer.h"
@@ -17,13 +18,6 @@ struct Grid : UnitGrid<Geometry> {
   Grid(const Geometry& geometry, const Problem& problem, const Plan& plan)
       : UnitGrid(geometry, problem, plan), unit_channels(g.channels) {}
 
-  // The planes of a unit's channels of one image, for a stage of shared memory.
-  template <typename Type>
-  __device__ Run<Type> run(Type* tensor, const Unit& unit, int image, int plane, char* to) const {
-    const bool there = image < images_of(unit);
-    return {tensor + (first_plane(unit) + static_cast<std::int64_t>(image) * channels) * plane, to,
-            there ? channels_of(unit) * plane : 0};
-  }
   // Where a lane finds its images of a channel, `offset` bytes on.
   template <typename Type>
   __device__ LaneImages images(const Type* tensor, const Unit& unit, int channel, int plane,
@@ -189,8 +183,7 @@ class RowSums {
 #pragma unroll
       for (int u = 0; u < kRows; ++u) {
         if (left-- <= 0) break;
-        // The next row comes while this one is multiplied: warps that only multiply and then only
-        // load do either at the same time as the others. What it takes the place of goes first.
+        // The next row comes while this one is multiplied. What it takes the place of goes first.
         load();
 #pragma unroll
         for (int j = kRows - 1; j >= 0; --j)
@@ -249,7 +242,7 @@ __device__ inline float sum_of_images(const Geometry& g, const Unit& unit, const
                                       const char* stage) {
   float sum = 0;
   for (int image = job; image < grid.images_of(unit); image += g.jobs) {
-    const auto run = grid.run(grad_output, unit, image, g.result_plane, nullptr);
+    const auto run = run_of_image(grid, grad_output, unit, image, g.result_plane, nullptr);
     const auto* from = reinterpret_cast<const typename S::Type*>(stage + image * g.result_step) +
                        misalignment(run.global) + channel * g.result_plane;
     for (int i = threadIdx.x % 32; i < g.result_plane; i += 32)
@@ -282,9 +275,10 @@ __global__ void __launch_bounds__(32 * Shape{columns, even}.warps(), 1)
 
   const auto load = [&](RunLoader& loader, int slot, char* stage, const Unit& unit) {
     loader.load(slot, p.use, [&](int i) {
-      return i < kImages ? grid.run(input, unit, i, g.source_plane, stage + i * g.source_step)
-                         : grid.run(grad_output, unit, i - kImages, g.result_plane,
-                                    stage + g.grad_at + (i - kImages) * g.result_step);
+      return i < kImages
+                 ? run_of_image(grid, input, unit, i, g.source_plane, stage + i * g.source_step)
+                 : run_of_image(grid, grad_output, unit, i - kImages, g.result_plane,
+                                stage + g.grad_at + (i - kImages) * g.result_step);
     });
   };
   RowSums<S, shape> rows;
@@ -372,9 +366,7 @@ void launch_sum_units(const Problem& problem, const Plan& plan, const Tensors& t
   using S = Scalar<dtype>;
   const Geometry g = geometry(problem, plan.tiling);
   Shape shape = g.shape;
-  const auto bits = reinterpret_cast<std::uintptr_t>(tensors.input) |
-                    reinterpret_cast<std::uintptr_t>(tensors.output);
-  if (bits % 4 != 0) shape.even = false;
+  if (!begin_with_pairs(tensors)) shape.even = false;
   launch_unit_sums<S>("outer sum_units", choose<S>(shape), Grid(g, problem, plan), problem, plan,
                       tensors, stream);
 }

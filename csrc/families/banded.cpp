@@ -5,6 +5,7 @@
 
 #include "banded_wgrad.h"
 #include "family.h"
+#include "large_filters.h"
 
 namespace dwconv {
 namespace {
@@ -27,11 +28,6 @@ constexpr double kTaskLatency = 1700;  // and to find a task and store its resul
 constexpr double kTaps = 256;          // of a filter, that a warp waits for at a time
 constexpr double kTapsCycles = 1760;
 
-// Filters that other families take are theirs: of 80 random passes with filters of 7 x 3 to 11 x 11
-// 6 were faster here, by 5 to 26 %, and 70 took up to 5 times as long.
-constexpr double kSmallFilters = 2;
-constexpr int kSmallFilter = 11;
-
 // What the width of a row costs: cycles to store 8 columns of a row of results, and to start a copy
 // of a lane's piece.
 struct WidthCosts {
@@ -39,10 +35,16 @@ struct WidthCosts {
   double store, copy;
 };
 constexpr WidthCosts width_costs(int columns) {
-  if (columns % 8 == 0) return {16, 1, 21};
-  if (columns % 4 == 0) return {8, 1, 27};
-  if (columns % 2 == 0) return {4, 71, 5};
-  return {2, 152, 97};
+  switch (const int bytes = piece_bytes(columns)) {
+    case 16:
+      return {bytes, 1, 21};
+    case 8:
+      return {bytes, 1, 27};
+    case 4:
+      return {bytes, 71, 5};
+    default:
+      return {bytes, 152, 97};
+  }
 }
 
 // Products for a row of the image and one of a tile's results.
@@ -138,9 +140,7 @@ Candidate search(const Problem& problem, const Arch& arch) {
 std::optional<std::string> refuse(const Problem& problem, const Arch& arch) {
   const Axis &h = problem.h, &w = problem.w;
   if (arch.compute_capability < 80) return "it needs the tensor cores of sm_80 or newer";
-  if (problem.multiplier != 1) return "it takes one filter per channel";
-  if (h.stride != 1 || w.stride != 1) return "it takes stride 1";
-  if (h.dilation != 1 || w.dilation != 1) return "it takes no dilation";
+  if (auto reason = refuse_all_but_plain(problem)) return reason;
   constexpr std::int64_t kMaxSide = 1 << 14;
   if (std::max({h.input, w.input, h.output(), w.output(), h.kernel, w.kernel}) > kMaxSide ||
       std::max({h.pad_before, h.pad_after, w.pad_before, w.pad_after}) > kMaxSide ||
@@ -190,9 +190,7 @@ Answer plan_launch(const Kernel& kernel, const Problem& problem, const Arch& arc
                   : plan_of_convolution(problem, arch, search(problem, arch));
   if (plan.estimate_us < 0) return "its rows do not fit the shared memory of the device";
   plan.kernel = &kernel;
-  if (std::max(problem.h.kernel, problem.w.kernel) <= kSmallFilter) {
-    plan.estimate_us *= kSmallFilters;
-  }
+  leave_small_filters(plan, problem);
   return plan;
 }
 

@@ -24,12 +24,9 @@ SumGeometry sum_geometry(const Problem& problem, const Tiling& tiling) {
   g.result_pitch = 2 * g.steps() * kStep + 16;  // an odd number of 16 bytes, for `ldmatrix`
   g.result_rows = std::min(g.h.result, g.rows + g.shape.tile_h() - 1);
   g.result_at = g.rows * g.source_pitch;
-  // Lanes read four blocks of a row, and so up to two beyond its end: there nothing else may be,
-  // lest it be written just then.
-  constexpr int kFourBlocks = 4 * 16;
-  g.image_bytes = g.result_at + g.result_rows * g.result_pitch + kFourBlocks;
+  g.image_bytes = g.result_at + g.result_rows * g.result_pitch;
   g.stage_bytes = g.images * g.image_bytes;
-  g.sums_at = std::max(g.result_pitch, kFourBlocks);
+  g.sums_at = g.result_pitch;
   g.stages_at = g.sums_at + round_up(kSumWarps * g.shape.sums() * 4, 16);
   g.shared_bytes = g.stages_at + tiling.stages * g.stage_bytes;
   g.units = (problem.batch + g.images - 1) / g.images * g.bands;
@@ -62,7 +59,7 @@ double estimate(const Problem& problem, const Arch& arch, const SumGeometry& g,
   const double resident = std::min(blocks, all) / arch.multiprocessors;
   const double busy = std::min(1.0, resident / kSumBlocks * 0.5 + 0.5);
   const auto pieces = [](int pitch, int columns) {
-    const int bytes = columns % 8 == 0 ? 16 : columns % 4 == 0 ? 8 : columns % 2 == 0 ? 4 : 2;
+    const int bytes = piece_bytes(columns);
     return pitch / bytes * (bytes == 2 ? kSmallPieceCycles : kPieceCycles);
   };
   const double of_unit =

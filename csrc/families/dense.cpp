@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "family.h"
+#include "large_filters.h"
 
 namespace dwconv {
 
@@ -28,14 +29,9 @@ Geometry geometry(const Problem& problem, const Tiling& tiling) {
   g.units = static_cast<std::int64_t>(g.groups) * g.image_blocks;
 
   // Lanes read up to a product's elements beyond the last plane: nothing else may be there, lest it
-  // be written just then. Of eight images they read the same element: these are in different banks
-  // if runs are an odd multiple of 16 bytes apart.
-  const auto step = [&](std::int64_t elements) {
-    const int bytes = run_bytes(elements, 2);
-    return bytes / 16 % 2 == 0 ? bytes + 16 : bytes;
-  };
-  g.source_step = step(std::int64_t{g.channels} * g.source_plane + kStep);
-  g.result_step = step(std::int64_t{g.channels} * g.result_plane);
+  // be written just then.
+  g.source_step = odd_run_bytes(std::int64_t{g.channels} * g.source_plane + kStep);
+  g.result_step = odd_run_bytes(std::int64_t{g.channels} * g.result_plane);
   g.filters_at = kImages * g.source_step;
   g.stage_bytes = g.filters_at + run_bytes(g.channels * problem.taps(), 2);
   g.results_at = tiling.stages * g.stage_bytes;
@@ -64,10 +60,6 @@ constexpr double kStoreCycles = 3;       // of a product's results
 constexpr double kMatrixCycles = 3.5;    // of a product's part of the matrix
 constexpr double kUnitCycles = 1300;     // of a block
 constexpr double kGroupCycles = 4000;
-
-// Filters that other families take are theirs.
-constexpr double kSmallFilters = 2;
-constexpr int kSmallFilter = 11;
 
 double estimate(const Problem& problem, const Arch& arch, const Geometry& g, const Tiling& tiling,
                 const Deal& deal) {
@@ -108,9 +100,7 @@ Candidate search(const Problem& problem, const Arch& arch) {
 std::optional<std::string> refuse(const Problem& problem, const Arch& arch) {
   const Axis &h = problem.h, &w = problem.w;
   if (arch.compute_capability < 80) return "it needs the tensor cores of sm_80 or newer";
-  if (problem.multiplier != 1) return "it takes one filter per channel";
-  if (h.stride != 1 || w.stride != 1) return "it takes stride 1";
-  if (h.dilation != 1 || w.dilation != 1) return "it takes no dilation";
+  if (auto reason = refuse_all_but_plain(problem)) return reason;
   constexpr std::int64_t kMaxSide = 1 << 10;
   if (std::max({h.input, w.input, h.output(), w.output(), h.kernel, w.kernel, h.pad_before,
                 w.pad_before}) > kMaxSide ||
@@ -138,9 +128,7 @@ Answer plan_launch(const Kernel& kernel, const Problem& problem, const Arch& arc
   const Candidate best = search(problem, arch);
   if (best.us < 0) return "its units do not fit the shared memory of the device";
   Plan plan = plan_of(kernel, problem, arch, best, geometry(problem, best.tiling));
-  if (std::max(problem.h.kernel, problem.w.kernel) <= kSmallFilter) {
-    plan.estimate_us *= kSmallFilters;
-  }
+  leave_small_filters(plan, problem);
   return plan;
 }
 

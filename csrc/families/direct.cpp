@@ -5,6 +5,7 @@
 
 #include "direct_wgrad.h"
 #include "family.h"
+#include "large_filters.h"
 
 namespace dwconv {
 namespace {
@@ -25,10 +26,6 @@ constexpr double kAlone = 1.6;
 constexpr double kInPairs = 1.15;
 constexpr double kLoadCycles = 1100;   // of 4 quads of each thread, that are waited for together
 constexpr double kBlockCycles = 2500;  // to start, and to bring the filter
-
-// Filters that other families take are theirs, as of the banded family.
-constexpr double kSmallFilters = 2;
-constexpr int kSmallFilter = 11;
 
 // Of a warp's task on average: rows of the image that it goes over, and rows of the filter that
 // those meet, for all of its rows of results.
@@ -123,9 +120,7 @@ Best search(const Problem& problem, const Arch& arch) {
 
 std::optional<std::string> refuse(const Problem& problem) {
   const Axis &h = problem.h, &w = problem.w;
-  if (problem.multiplier != 1) return "it takes one filter per channel";
-  if (h.stride != 1 || w.stride != 1) return "it takes stride 1";
-  if (h.dilation != 1 || w.dilation != 1) return "it takes no dilation";
+  if (auto reason = refuse_all_but_plain(problem)) return reason;
   constexpr std::int64_t kMaxSide = 1 << 14;
   if (std::max({h.input, w.input, h.output(), w.output(), h.kernel, w.kernel}) > kMaxSide ||
       std::max({h.pad_before, h.pad_after, w.pad_before, w.pad_after}) > kMaxSide ||
@@ -170,9 +165,7 @@ Answer plan_launch(const Kernel& kernel, const Problem& problem, const Arch& arc
   if (plan.blocks >= std::int64_t{1} << 31) return "it counts its blocks in 32 bits";
   plan.kernel = &kernel;
   plan.threads = kThreads;
-  if (std::max(problem.h.kernel, problem.w.kernel) <= kSmallFilter) {
-    plan.estimate_us *= kSmallFilters;
-  }
+  leave_small_filters(plan, problem);
   return plan;
 }
 

@@ -7,7 +7,7 @@
 // results, each with another row of the filter.
 #pragma once
 
-#include "unit.h"
+#include "large_filters.h"
 
 namespace dwconv::direct {
 
@@ -25,16 +25,6 @@ inline constexpr int kTileRows[] = {4, 2, 1};
 // Products that a thread adds up before the sum goes to another: its rounding error grows with the
 // root of their number. 961 in a row are off by 6e-7 of the result, and the promise is 1e-6.
 inline constexpr int kMostProducts = 512;
-
-// What a window has left where taps that meet nothing of the image are left out, of which there are
-// `first` before the others.
-constexpr Window met_taps(Window axis, int& first) {
-  first = std::clamp(axis.pad - axis.result + 1, 0, axis.kernel - 1);
-  const int last = std::clamp(axis.pad + axis.source - 1, first, axis.kernel - 1);
-  axis.pad -= first;
-  axis.kernel = last - first + 1;
-  return axis;
-}
 
 // Everything that follows from a problem and its tiling. A unit is some rows and columns of
 // results, of one channel of some images; a block has one.

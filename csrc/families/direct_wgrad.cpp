@@ -4,6 +4,7 @@
 #include <vector>
 
 namespace dwconv::direct {
+
 SumGeometry sum_geometry(const Problem& problem, const Tiling& tiling) {
   SumGeometry g;
   g.h = met_taps(forward_window(problem.h), g.first_tap_row);

@@ -7,6 +7,7 @@
 // the groups.
 #pragma once
 
+#include "channel_groups.h"
 #include "direct.h"
 #include "slices.h"
 
@@ -14,8 +15,8 @@ namespace dwconv::direct {
 
 inline constexpr int kTapRows = 4;  // of the filter, of a thread
 inline constexpr int kSums = kTapRows * kColumns;
-// Products that a thread adds up before its sums go to others. As far as other families go.
-inline constexpr int kMostSumProducts = 12288;
+// Products that a thread adds up before its sums go to others: as many as of other families.
+inline constexpr int kMostSumProducts = static_cast<int>(dwconv::kMostProducts);
 
 // The lanes of a tile of the filter. A lane's rows are `rows` apart, so that neighbouring lanes
 // read neighbouring rows of the output gradient.

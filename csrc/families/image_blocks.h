@@ -8,6 +8,13 @@ namespace dwconv {
 
 inline constexpr int kBlockImages = 16;
 
+// What a run of 16-bit elements takes in shared memory, in bytes: an odd multiple of 16, so that an
+// element that lanes read of several images is in different banks.
+constexpr int odd_run_bytes(std::int64_t elements) {
+  const int bytes = run_bytes(elements, 2);
+  return bytes / 16 % 2 == 0 ? bytes + 16 : bytes;
+}
+
 // All tilings whose blocks fit the device: with channels in groups as equal as can be, of as many
 // as there are warps for, of half as many and so on. `consider(geometry, tiling, resident)` has the
 // blocks that run on a multiprocessor at a time.

@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "family.h"
+#include "large_filters.h"
 
 namespace dwconv {
 
@@ -23,12 +24,8 @@ Geometry geometry(const Problem& problem, const Tiling& tiling) {
   g.source_plane = g.h.source * g.w.source;
   g.result_plane = g.h.result * g.w.result;
 
-  // Row h of the image and row r of the output gradient meet at row h - r + pad of the filter.
-  const int first = std::clamp(g.h.pad - (g.h.result - 1), 0, g.h.kernel);
-  const int last = std::clamp(g.h.source + g.h.pad, first, g.h.kernel);
-  g.first_tap_row = first;
-  g.tap_rows = last - first;
-  g.jobs = g.shape.paired() ? 1 : std::max(ceil_div(g.tap_rows, g.shape.rows()), 1);
+  g.tap_rows = met_taps(g.h, g.first_tap_row).kernel;
+  g.jobs = g.shape.paired() ? 1 : ceil_div(g.tap_rows, g.shape.rows());
 
   g.channels = tiling.planes;
   g.groups = static_cast<int>((problem.channels + g.channels - 1) / g.channels);
@@ -36,11 +33,9 @@ Geometry geometry(const Problem& problem, const Tiling& tiling) {
   g.units = static_cast<std::int64_t>(g.groups) * g.image_blocks;
 
   // Lanes read up to a row of columns beyond the last row of the last plane, or two: nothing else
-  // may be there, lest it be written just then. Of four images they read the same element: these
-  // are in different banks if runs are an odd multiple of 16 bytes apart.
+  // may be there, lest it be written just then.
   const auto step = [&](int plane, int width) {
-    const int bytes = run_bytes(std::int64_t{g.channels} * plane + 2 * width + kMostColumns, 2);
-    return bytes / 16 % 2 == 0 ? bytes + 16 : bytes;
+    return odd_run_bytes(std::int64_t{g.channels} * plane + 2 * width + kMostColumns);
   };
   g.source_step = step(g.source_plane, g.w.source);
   g.result_step = step(g.result_plane, g.w.result);
@@ -73,10 +68,6 @@ constexpr double kStepLatency = 150;         // of one warp
 constexpr double kUnitCycles = 1500;         // of a block
 constexpr double kSquareCycles = 300;        // of a row of the filter, to add its diagonals
 constexpr double kBytesInFlight = 48 << 10;  // of a multiprocessor, to keep the memory busy
-
-// Filters that other families take are theirs.
-constexpr double kSmallFilters = 2;
-constexpr int kSmallFilter = 11;
 
 // Rows of the image that the rows of the filter of one warp meet, and of the warp with most.
 struct Steps {
@@ -140,9 +131,7 @@ Candidate search(const Problem& problem, const Arch& arch) {
 std::optional<std::string> refuse(const Problem& problem, const Arch& arch) {
   const Axis &h = problem.h, &w = problem.w;
   if (arch.compute_capability < 80) return "it needs the tensor cores of sm_80 or newer";
-  if (problem.multiplier != 1) return "it takes one filter per channel";
-  if (h.stride != 1 || w.stride != 1) return "it takes stride 1";
-  if (h.dilation != 1 || w.dilation != 1) return "it takes no dilation";
+  if (auto reason = refuse_all_but_plain(problem)) return reason;
   if (std::max(w.input, w.output()) > kMostColumns) {
     return "it takes images of up to " + std::to_string(kMostColumns) + " columns";
   }
@@ -165,9 +154,7 @@ Answer plan_launch(const Kernel& kernel, const Problem& problem, const Arch& arc
   const Candidate best = search(problem, arch);
   if (best.us < 0) return "its units do not fit the shared memory of the device";
   Plan plan = plan_of(kernel, problem, arch, best, geometry(problem, best.tiling));
-  if (std::max(problem.h.kernel, problem.w.kernel) <= kSmallFilter) {
-    plan.estimate_us *= kSmallFilters;
-  }
+  leave_small_filters(plan, problem);
   return plan;
 }
 

@@ -32,8 +32,6 @@ struct Shape {
   // warp has all rows.
   constexpr int rows() const { return paired() ? 14 : columns == kSomeColumns ? 7 : 4; }
   constexpr int warps() const { return columns == kMostColumns ? 8 : 16; }
-  // Whether there are registers for the next row to be on its way while others are multiplied.
-  constexpr bool ahead() const { return columns == kMostColumns; }
   // Sums wait in shared memory for their diagonals to be added, so many rows at a time. A column
   // more than there are: a diagonal's are in other banks than the next one's.
   constexpr int rows_at_once() const { return paired() ? 14 : 1; }

@@ -1,0 +1,40 @@
+// What the families of large filters have in common.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "unit.h"
+
+namespace dwconv {
+
+// They all take plain convolutions alone.
+inline std::optional<std::string> refuse_all_but_plain(const Problem& problem) {
+  const Axis &h = problem.h, &w = problem.w;
+  if (problem.multiplier != 1) return "it takes one filter per channel";
+  if (h.stride != 1 || w.stride != 1) return "it takes stride 1";
+  if (h.dilation != 1 || w.dilation != 1) return "it takes no dilation";
+  return std::nullopt;
+}
+
+// Filters that other families take are theirs: of 80 random passes with filters of 7 x 3 to 11 x 11
+// 6 were faster in banded, by 5 to 26 %, and 70 took up to 5 times as long.
+inline constexpr double kSmallFilters = 2;
+inline constexpr int kSmallFilter = 11;
+inline void leave_small_filters(Plan& plan, const Problem& problem) {
+  if (std::max(problem.h.kernel, problem.w.kernel) <= kSmallFilter) {
+    plan.estimate_us *= kSmallFilters;
+  }
+}
+
+// What a window has left where taps that meet nothing of the image are left out, of which there are
+// `first` before the others.
+constexpr Window met_taps(Window axis, int& first) {
+  first = std::clamp(axis.pad - axis.result + 1, 0, axis.kernel - 1);
+  const int last = std::clamp(axis.pad + axis.source - 1, first, axis.kernel - 1);
+  axis.pad -= first;
+  axis.kernel = last - first + 1;
+  return axis;
+}
+
+}  // namespace dwconv
