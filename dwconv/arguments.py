@@ -4,7 +4,7 @@ form that the operators take."""
 import operator
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +12,15 @@ from torch import Tensor
 from dwconv._ops import DTYPES, Geometry
 
 IntOrPair = int | Sequence[int]
+
+
+class Around(NamedTuple):
+    """Padding of each side: more than a caller may ask for, but not than the kernels take."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
 
 
 @lru_cache(maxsize=1024)
@@ -43,6 +52,8 @@ def paddings(
     dilation: Sequence[int],
 ) -> tuple[int, int, int, int]:
     """``value`` as (top, bottom, left, right). Raises TypeError or ValueError."""
+    if isinstance(value, Around):
+        return value
     if not isinstance(value, str):
         h, w = pair(value, "padding", 0)
         return h, h, w, w

@@ -14,7 +14,7 @@ from torch.nn import Parameter
 
 from dwconv import _ops
 from dwconv._ops import Geometry
-from dwconv.arguments import IntOrPair, check, check_input
+from dwconv.arguments import Around, IntOrPair, check, check_input
 
 
 def _compute(
@@ -143,8 +143,10 @@ _PLAIN = (Tensor, Parameter)  # a subclass may have symbolic sizes
 def _key(
     weight: Tensor, stride: IntOrPair, padding: str | IntOrPair, dilation: IntOrPair
 ) -> Hashable:
-    """What a call is remembered by; "same" depends on the filters' size as well."""
-    return stride, padding, dilation, weight.shape if type(padding) is str else None
+    """What a call is remembered by; "same" depends on the filters' size as well, and four numbers
+    are no padding unless they are an ``Around``."""
+    kind = type(padding)
+    return stride, padding, dilation, weight.shape if kind is str else kind
 
 
 def _keep(
@@ -195,10 +197,11 @@ def _kept(
 def _exact(*numbers: Any) -> bool:
     """Whether equal numbers are the same arguments. A dict takes True and 1.0 for 1, we do not."""
     for number in numbers:
-        if type(number) is tuple:  # a pair, or of one: others were refused
+        kind = type(number)
+        if kind is tuple or kind is Around:  # of a pair, or of one number: others were refused
             if type(number[0]) is not int or type(number[-1]) is not int:
                 return False
-        elif type(number) is not int and type(number) is not str:
+        elif kind is not int and kind is not str:
             return False
     return True
 
