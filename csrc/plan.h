@@ -23,7 +23,8 @@ enum class Family : std::uint8_t {
   banded,
   direct,
   outer,
-  dense
+  dense,
+  batched
 };
 
 struct Kernel {

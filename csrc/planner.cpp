@@ -50,6 +50,8 @@ const FamilyPlanner& planner_of(Family family) {
       return kOuterPlanner;
     case Family::dense:
       return kDensePlanner;
+    case Family::batched:
+      return kBatchedPlanner;
   }
   throw std::logic_error("a kernel family has no planner");
 }

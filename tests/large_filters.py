@@ -105,3 +105,21 @@ def tiny_images(draw: st.DrawFn) -> Problem:
     columns = draw(st.integers(1, min(208 // rows, 40)))
     batch = draw(st.sampled_from([1, 2, 15, 16, 17, 40, 131]))
     return replace(problem, batch=batch, size=(rows, columns))
+
+
+@st.composite
+def batches_of_images(draw: st.DrawFn) -> Problem:
+    """Filters as above, or smaller ones with a dilation, on images of up to 16 tiles of 4 x 8."""
+    problem = draw(large_filters(narrow=True))
+    tiles = draw(st.integers(1, 16))
+    rows = draw(st.integers(1, min(4 * tiles, 40)))
+    columns = draw(st.integers(1, min(8 * (tiles // -(-rows // 4)), 40)))
+    batch = draw(st.sampled_from([1, 2, 31, 33, 64, 65, 131]))
+    problem = replace(problem, batch=batch, size=(rows, columns))
+    if draw(st.booleans()):
+        return problem
+    dilation = (draw(st.integers(1, 4)), draw(st.integers(1, 4)))
+    kernel = (draw(st.integers(1, 11)), draw(st.integers(1, 11)))
+    h, w = (d * (k - 1) // 2 for d, k in zip(dilation, kernel, strict=True))
+    padding = (h, h + dilation[0], w, w + dilation[1])
+    return replace(problem, kernel=kernel, dilation=dilation, padding=padding)

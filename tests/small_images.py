@@ -1,7 +1,7 @@
 """Problems of small images and single taps, and which problems suit a row of the kernel table."""
 
 from hypothesis import strategies as st
-from large_filters import large_filters, tiny_images
+from large_filters import batches_of_images, large_filters, tiny_images
 from problems import WORK, Problem, everyday_problems, problems
 from wide_pixels import tall_filters, wide_pixels
 
@@ -133,6 +133,8 @@ def problems_for(row: dict[str, str]) -> st.SearchStrategy[Problem]:
         return large_filters(narrow=True)
     if row["name"].startswith("dense_"):
         return tiny_images()
+    if row["name"].startswith("batched_"):
+        return batches_of_images()
     if row["name"].startswith("toeplitz_") and row["layout"] == "nhwc":
         return tall_filters()
     return small_images() if row["name"].startswith("plane_") else everyday_problems()

@@ -1,6 +1,7 @@
 #include "launch.h"
 
 #include "banded.h"
+#include "batched.h"
 #include "check.cuh"
 #include "dense.h"
 #include "diagonal.h"

@@ -116,12 +116,7 @@ std::optional<std::string> refuse(const Problem& problem, const Arch& arch) {
 
 // Zeros of the matrix meet every element of an image; where the filter reaches all of them there
 // are none.
-bool spreads_nonfinite(const Problem& problem) {
-  const auto reaches = [](const Window& axis) {
-    return axis.pad >= axis.result - 1 && axis.kernel - axis.pad >= axis.source;
-  };
-  return !reaches(window_of(problem, problem.h)) || !reaches(window_of(problem, problem.w));
-}
+bool spreads_nonfinite(const Problem& problem) { return !reaches_all(problem); }
 
 Answer plan_launch(const Kernel& kernel, const Problem& problem, const Arch& arch) {
   if (auto reason = refuse(problem, arch)) return *std::move(reason);

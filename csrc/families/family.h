@@ -32,5 +32,6 @@ extern const FamilyPlanner kBandedPlanner;
 extern const FamilyPlanner kDirectPlanner;
 extern const FamilyPlanner kOuterPlanner;
 extern const FamilyPlanner kDensePlanner;
+extern const FamilyPlanner kBatchedPlanner;
 
 }  // namespace dwconv

@@ -37,4 +37,12 @@ constexpr Window met_taps(Window axis, int& first) {
   return axis;
 }
 
+// Whether each result is made of all elements of its image: then no zero stands for a tap.
+inline bool reaches_all(const Problem& problem) {
+  const auto reaches = [](const Window& axis) {
+    return axis.pad >= axis.result - 1 && axis.kernel - axis.pad >= axis.source;
+  };
+  return reaches(window_of(problem, problem.h)) && reaches(window_of(problem, problem.w));
+}
+
 }  // namespace dwconv
