@@ -40,7 +40,7 @@ def command_line(options: argparse.Namespace) -> str:
     return " ".join(words)
 
 
-def _names(allowed: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+def names(allowed: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
     """Reads a comma-separated list; the order is that of `allowed`."""
 
     def parse(text: str) -> tuple[str, ...]:
@@ -55,7 +55,7 @@ def _names(allowed: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
     return parse
 
 
-def _count(least: int) -> Callable[[str], int]:
+def count(least: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         if not text.isdecimal() or int(text) < least:
             raise argparse.ArgumentTypeError(f"{text!r} is not a count of {least} or more")
@@ -64,7 +64,7 @@ def _count(least: int) -> Callable[[str], int]:
     return parse
 
 
-def _positive(unit: str) -> Callable[[str], float]:
+def positive(unit: str) -> Callable[[str], float]:
     def parse(text: str) -> float:
         try:
             number = float(text)
@@ -77,7 +77,7 @@ def _positive(unit: str) -> Callable[[str], float]:
     return parse
 
 
-def _output(text: str) -> Path:
+def output_file(text: str) -> Path:
     path = Path(text)
     if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise argparse.ArgumentTypeError(f"{text!r} is not a file in a folder that can be written")
@@ -88,7 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, allowed in (("dtypes", DTYPES), ("layouts", LAYOUTS), ("passes", PASSES)):
         parser.add_argument(
             f"--{name}",
-            type=_names(allowed),
+            type=names(allowed),
             default=allowed,
             metavar="A,B",
             help=f"which of {', '.join(allowed)} (default: all)",
@@ -96,19 +96,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     workloads = parser.add_mutually_exclusive_group()
     workloads.add_argument(
         "--only",
-        type=_names([workload.name for workload in WORKLOADS]),
+        type=names([workload.name for workload in WORKLOADS]),
         metavar="NAME,NAME",
         help="only these workloads; --list shows them",
     )
     workloads.add_argument(
         "--sweep",
-        type=_count(1),
+        type=count(1),
         metavar="N",
         help="N random workloads instead of the listed ones, each pass in one of the dtypes",
     )
     parser.add_argument(
         "--seed",
-        type=_count(0),
+        type=count(0),
         default=0,
         metavar="S",
         help="another seed draws other random workloads (default: 0)",
@@ -120,24 +120,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of random workloads: up to 11 x 11 (the default), or 9 to 63 on a side",
     )
     parser.add_argument(
-        "--json", type=_output, metavar="OUT", help="write the results to this file"
+        "--json", type=output_file, metavar="OUT", help="write the results to this file"
     )
     parser.add_argument(
         "--time-limit",
-        type=_positive("seconds"),
+        type=positive("seconds"),
         metavar="S",
         help="start no measurement later than S seconds into the run",
     )
     parser.add_argument(
         "--repeats",
-        type=_count(timer.REPEATS),
+        type=count(timer.REPEATS),
         default=timer.REPEATS,
         metavar="N",
         help=f"time each call N times, at least {timer.REPEATS} (the default); slow calls fewer",
     )
     parser.add_argument(
         "--column-ms",
-        type=_positive("milliseconds"),
+        type=positive("milliseconds"),
         default=timer.COLUMN_MS,
         metavar="MS",
         help="repeat a slow call as often as this allows, at least "
