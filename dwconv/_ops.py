@@ -269,7 +269,8 @@ def _(
         grad_output.to(wide), _pad(input.to(wide), rest), weight, None, stride, symmetric, dilation,
         False, [0, 0], input.shape[1], [False, True, False],
     )  # fmt: skip
-    return grad_weight.to(dtype).contiguous()
+    # Flat in between: along the axis of one element ATen's stride may be that of channels_last.
+    return grad_weight.to(dtype).reshape(-1).view(weight_size)
 
 
 # The packed operators in terms of the others, wherever those are written in Python.

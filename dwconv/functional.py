@@ -38,6 +38,18 @@ def _compute(
     return result
 
 
+def _lying_as(grad_weight: Tensor, weight: Tensor) -> Tensor:
+    """The gradient, contiguous so far, with the strides of a weight in channels_last if it is one.
+
+    With one channel in a filter, the formats differ in the stride along that axis alone, which
+    addresses nothing. But DistributedDataParallel compares all strides, and warns.
+    """
+    if weight.stride(1) != 1:
+        return grad_weight
+    filters, _, height, width = weight.shape
+    return grad_weight.view(filters, height, width, 1).movedim(3, 1)
+
+
 class _DepthwiseConv2d(Function):
     """Computes one of ``input``, ``weight``, ``output`` (the one that is None) from the others.
 
@@ -74,6 +86,8 @@ class _DepthwiseConv2d(Function):
             of_input, of_weight, of_bias = _ops.backward_packed(
                 grad, input, weight, geometry.packed, wanted
             )
+            if need_weight:
+                of_weight = _lying_as(of_weight, weight)
             return of_input, of_weight, None, of_bias, None, None
         # The gradient takes the place of the tensor that was computed.
         if weight is None:
@@ -89,9 +103,13 @@ class _DepthwiseConv2d(Function):
                 input = grad
             else:
                 output = grad
+        of_weight = None
+        if need_weight:
+            of_weight = _apply(input, None, output, None, weight.shape, geometry)
+            of_weight = _lying_as(of_weight, weight)
         return (
             _apply(None, weight, output, None, input.shape, geometry) if need_input else None,
-            _apply(input, None, output, None, weight.shape, geometry) if need_weight else None,
+            of_weight,
             _apply(input, weight, None, None, (), geometry) if need_output else None,
             grad.sum((0, 2, 3)) if need_bias else None,
             None,

@@ -1,4 +1,5 @@
-"""channels_last through a whole network: who keeps it, and what is copied on the way."""
+"""channels_last through a whole network: who keeps it, what is copied on the way, and how the
+weights' gradients lie."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import dwconv
 
 every_layout = pytest.mark.parametrize("layout", LAYOUTS)
+every_format_of_weight = pytest.mark.parametrize("of_weight", LAYOUTS)
 
 
 def networks(device: torch.device, layout: str) -> tuple[nn.Module, nn.Module]:
@@ -122,3 +124,36 @@ def test_a_gradient_in_the_other_format(stride: int, layout: str, device: torch.
     assert has_strides_of(found[0], layout)
     for ours, same in zip(found, expected, strict=True):
         assert torch.equal(ours, same)
+
+
+@every_layout
+@every_format_of_weight
+@pytest.mark.parametrize("kernel", [3, (1, 5), (4, 1), 1], ids=str)
+def test_weight_gradients_lie_as_their_weights(
+    kernel: Any, of_weight: str, layout: str, device: torch.device
+) -> None:
+    """Strides of the axis of one element too, by which (C, 1, kh, kw) in channels_last differs from
+    contiguous: DistributedDataParallel compares them all."""
+    layer = dwconv.DepthwiseConv2d(8, 16, kernel, device=device)
+    layer.to(memory_format=LAYOUTS[of_weight])  # type: ignore[call-overload]
+    x = random_tensor([2, 8, 9, 9], torch.float32, device, layout)
+    for autocast in (False, True):
+        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+            loss = layer(x).float().square().sum()
+        for create_graph in (True, False):
+            (grad,) = torch.autograd.grad(loss, layer.weight, create_graph=create_graph)
+            assert grad.stride() == layer.weight.stride()
+
+
+@every_layout
+@every_format_of_weight
+def test_compiled_weight_gradients_lie_as_their_weights(
+    of_weight: str, layout: str, device: torch.device
+) -> None:
+    layer = dwconv.DepthwiseConv2d(8, 16, 3, device=device)
+    layer.to(memory_format=LAYOUTS[of_weight])  # type: ignore[call-overload]
+    x = random_tensor([2, 8, 9, 9], torch.float32, device, layout)
+    torch._dynamo.reset()
+    step(torch.compile(layer, backend="aot_eager", fullgraph=True), x)
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.stride() == layer.weight.stride()
