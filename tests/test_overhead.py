@@ -1,9 +1,11 @@
 """The host time of a call: who is timed when, with a clock and a GPU that are made up."""
 
 import gc
+import time
 
 import pytest
 import torch
+from networks import mobilenet_v2, twins
 from torch import nn
 
 import dwconv
@@ -87,3 +89,46 @@ def test_layers_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_overhead_on_the_gpu() -> None:
     result = overhead.measure(torch.device("cuda"))
     assert 0 < result["forward_us"]["dwconv"] < result["forward_backward_us"]["dwconv"]
+
+
+# The medians of the same network, measured twice, may differ by so much.
+NOISE = 1.03
+# Forward passes are queued without waiting, five of some 150 kernels; of a whole step, one.
+MODES = {"eval": 5, "eval without gradients": 5, "training": 1}
+
+
+def whole_network(mode: str, device: torch.device) -> dict[str, float]:
+    """Host time of MobileNetV2 for one image, converted and stock."""
+    networks = twins(mobilenet_v2().to(device).train(mode == "training"))
+    x = torch.randn(1, 3, 224, 224, device=device)
+
+    def call(network: nn.Module) -> overhead.Call:
+        def step() -> None:
+            network.zero_grad()
+            torch.autograd.backward(network(x).sum())
+
+        return step if mode == "training" else lambda: network(x)
+
+    candidates = {name: call(n) for name, n in zip(("dwconv", "torch"), networks, strict=True)}
+    with torch.set_grad_enabled(mode != "eval without gradients"):
+        return overhead.compare(
+            candidates,
+            MODES[mode],
+            torch.cuda.synchronize if device.type == "cuda" else lambda: None,
+            time.perf_counter,
+        )
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_network_is_timed_on_the_cpu(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on the GPU; where convolutions take as long as they take."""
+    monkeypatch.setattr(overhead, "BATCHES", 1)
+    monkeypatch.setitem(MODES, mode, 1)
+    assert whole_network(mode, torch.device("cpu")).keys() == {"dwconv", "torch"}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("mode", MODES)
+def test_a_network_takes_the_host_no_longer(mode: str) -> None:
+    times = whole_network(mode, torch.device("cuda"))
+    assert times["dwconv"] <= NOISE * times["torch"]
