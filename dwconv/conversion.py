@@ -93,7 +93,8 @@ def convert(model: nn.Module, *, skip: Skip = None) -> Report:
     Every ``nn.Conv2d`` with ``groups == in_channels``, and timm's ``Conv2dSame``, becomes a
     ``DepthwiseConv2d``: the same object, with the same parameters, hooks and attributes and the
     same ``state_dict``. Works on models in any dtype, memory format and mode, on any device, before
-    and after an optimizer, ``torch.compile`` or DistributedDataParallel took them.
+    and after an optimizer, ``torch.compile``, DistributedDataParallel or ``fully_shard`` took them.
+    A depthwise layer that ``fully_shard`` took by itself has another class since, and is skipped.
 
     Args:
         model: Any module, also a single layer.

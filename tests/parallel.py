@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from networks import Block, depthwise_layers, group_norm, images, small
 from problems import LAYOUTS
 from processes import COUNT, device
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
+from twin_networks import Block, depthwise_layers, group_norm, images, small
 
 import dwconv
 
@@ -128,6 +128,12 @@ def shard(model: nn.Module, each_layer: bool = False, **options: Any) -> nn.Modu
 
 def fsdp(each_layer: bool, *arguments: Any) -> dict[str, Any]:
     return train_half(lambda model: shard(model, each_layer), *arguments)
+
+
+def skipped_by_convert() -> list[str]:
+    """Why, in a model whose every layer is sharded by itself."""
+    model = shard(network(device(), torch.float32, "nchw"), each_layer=True)
+    return [layer.reason for layer in dwconv.convert(model).skipped]
 
 
 def fsdp_in_bfloat16() -> dict[str, Any]:

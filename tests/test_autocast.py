@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from networks import depthwise_layers, group_norm, images, small, twins
 from problems import LAYOUTS
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
+from twin_networks import depthwise_layers, group_norm, images, small, twins
 
 every_dtype = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from networks import depthwise_layers
 from problems import LAYOUTS, PASSES, Problem, make_data, poisoned_memory, random_tensor, run_pass
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
+from twin_networks import depthwise_layers
 
 import dwconv
 from dwconv import _C

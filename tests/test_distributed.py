@@ -98,9 +98,12 @@ def test_fully_shard(convert_first: bool, of_images: str, pair: Pair, where: Any
 
 
 def test_fully_shard_of_each_layer(pair: Pair, where: Any) -> None:
-    """Also of a depthwise one, whose class it replaces."""
+    """Also of a depthwise one, whose class it replaces: by one that is not converted any more."""
     results = pair.run(parallel.fsdp, True, where[1], "nchw", "nchw", True)
     check(results, alone(where, "nchw", "nchw"))
+    for reasons in pair.run(parallel.skipped_by_convert):
+        assert len(reasons) == 3
+        assert all(reason.startswith("is a FSDPConv2d, a subclass") for reason in reasons)
 
 
 def test_fully_shard_in_bfloat16(pair: Pair) -> None:

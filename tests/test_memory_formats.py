@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from networks import depthwise_layers, images, small, twins
 from problems import LAYOUTS, has_strides_of, random_tensor
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from twin_networks import depthwise_layers, images, small, twins
 
 import dwconv
 

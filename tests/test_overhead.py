@@ -5,8 +5,8 @@ import time
 
 import pytest
 import torch
-from networks import mobilenet_v2, twins
 from torch import nn
+from twin_networks import mobilenet_v2, twins
 
 import dwconv
 from dwconv.bench import overhead

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from networks import Block, depthwise_layers, group_norm, images, mobilenet_v2, small, twins
 from problems import LAYOUTS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from twin_networks import Block, depthwise_layers, group_norm, images, mobilenet_v2, small, twins
 
 from dwconv import functional
 
