@@ -65,7 +65,7 @@ def test_a_network_as_with_conv2d(layout: str, dtype: torch.dtype, device: torch
         gradients = [p.grad for p in network.parameters()]
         assert {p.dtype for p in gradients if p is not None} == {next(network.parameters()).dtype}
         results.append([*outputs, flat(gradients)])
-    assert {output.dtype for output in results[0][:4]} == {dtype}
+    assert {output.dtype for output in results[0][:3]} == {dtype}  # of the depthwise layers
     for mine, other, truth in zip(*results, strict=True):
         check_rounding(mine, other, truth)
 
