@@ -26,6 +26,7 @@ class Comparison:
     dtype: str
     layout: str
     step_ms: dict[str, float]
+    busy_ms: dict[str, float]  # of the GPU
     peak_mib: dict[str, float]
 
     @property
@@ -56,10 +57,20 @@ class Comparison:
     @property
     def share(self) -> float | None:
         """Of the way from stock to free, where it is long enough to be measured."""
-        if self.gain is None or self.gain < FREE_GAIN or "converted" not in self.step_ms:
-            return None
-        stock, ours, free = (self.step_ms[v] for v in ("stock", "converted", "free"))
-        return (stock - ours) / (stock - free)
+        return _share(self.step_ms)
+
+    @property
+    def share_of_gpu(self) -> float | None:
+        """The same of the time that the GPU is busy: what kernels can change."""
+        return _share(self.busy_ms)
+
+
+def _share(times: dict[str, float]) -> float | None:
+    gain = _ratio(times, "stock", "free")
+    if gain is None or gain < FREE_GAIN or "converted" not in times:
+        return None
+    stock, ours, free = (times[v] for v in ("stock", "converted", "free"))
+    return (stock - ours) / (stock - free)
 
 
 def _ratio(values: dict[str, float], above: str, below: str) -> float | None:
@@ -71,11 +82,11 @@ def compare(records: Iterable[dict[str, Any]]) -> list[Comparison]:
     found: dict[tuple[str, str, str], Comparison] = {}
     for record in records:
         key = record["model"], record["dtype"], record["layout"]
-        comparison = found.setdefault(key, Comparison(*key, {}, {}))
+        comparison = found.setdefault(key, Comparison(*key, {}, {}, {}))
         if record["error"] is None:
-            comparison.step_ms[record["variant"]] = record["step_ms"]
-            if record["peak_mib"] is not None:
-                comparison.peak_mib[record["variant"]] = record["peak_mib"]
+            for name in ("step_ms", "busy_ms", "peak_mib"):
+                if record[name] is not None:  # on the CPU
+                    getattr(comparison, name)[record["variant"]] = record[name]
     return list(found.values())
 
 
@@ -94,6 +105,7 @@ def summarise(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
         "speedup": {p: _rounded((c.name, c.speedup(p)) for c in comparisons) for p in PAIRS},
         "speedup_of_free": _rounded((c.name, c.gain) for c in comparisons),
         "share": _rounded((c.name, c.share) for c in comparisons),
+        "share_of_gpu": _rounded((c.name, c.share_of_gpu) for c in comparisons),
         "memory": {p: _rounded((c.name, c.memory(p)) for c in comparisons) for p in PAIRS},
     }
 
@@ -130,7 +142,7 @@ def _means(comparisons: Sequence[Comparison]) -> dict[str, float | None]:
 def table(records: Iterable[dict[str, Any]]) -> str:
     comparisons = compare(records)
     width = max([len("network"), *(len(c.name) for c in comparisons)]) + 2
-    heads = [*VARIANTS, "speed-up", "compiled", "of free", "share", "memory"]
+    heads = [*VARIANTS, "speed-up", "compiled", "of free", "share", "of GPU", "memory"]
     widths = [max(9, len(head) + 2) for head in heads]
 
     def line(first: str, cells: Iterable[str]) -> str:
@@ -138,11 +150,12 @@ def table(records: Iterable[dict[str, Any]]) -> str:
         return f"{first:<{width}}{''.join(padded)}"
 
     lines = [
-        "Milliseconds a step; speed-ups over stock; memory of converted over stock's.",
+        "Milliseconds a step; speed-ups over stock; the share of the way to free, also of the time "
+        "that the GPU is busy; memory of converted over stock's.",
         line("network", heads),
     ]
     for c in comparisons:
-        ratios = (c.speedup("converted"), c.speedup("compiled"), c.gain, c.share)
+        ratios = (c.speedup("converted"), c.speedup("compiled"), c.gain, c.share, c.share_of_gpu)
         cells = [_cell(c.step_ms.get(variant), 1) for variant in VARIANTS]
         cells += [_cell(ratio, 3) for ratio in (*ratios, c.memory("converted"))]
         lines.append(line(c.name, cells))

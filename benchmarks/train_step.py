@@ -49,6 +49,7 @@ def protocol(options: argparse.Namespace) -> dict[str, Any]:
         "steps": f"{options.steps}, or as many as {training.STEPS_S:g} s allow, at least "
         f"{training.SLOW_STEPS}",
         "warm_up": f"{training.WARM_UP_STEPS} steps and {training.WARM_UP_S:g} s",
+        "busy_ms": "kernels and copies of one step, by the profiler",
         "peak_mib": "torch.cuda.max_memory_allocated of the timed steps",
         "data": "one batch of normal noise on the device, 1000 classes, cross entropy",
         "weights": "the same for all variants of a network",

@@ -12,6 +12,7 @@ import torch
 from networks import CLASSES
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
 
 cuda: Any = torch.cuda  # its Event class carries no annotations
 
@@ -95,8 +96,18 @@ def timed(step: Callable[[], object], count: int, device: torch.device) -> list[
     return [float(start.elapsed_time(end)) for start, end in itertools.pairwise(events)]
 
 
+def busy_ms(step: Callable[[], object]) -> float:
+    """What the kernels and copies of one step take on the GPU. In what is left of the step's time
+    it waits for the host, on which no kernel has an influence."""
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        step()
+        cuda.synchronize()
+    on_gpu = (e for e in profiler.events() or () if e.device_type.name == "CUDA")
+    return sum(float(event.time_range.elapsed_us()) for event in on_gpu) / 1e3
+
+
 def measure(step: Callable[[], Tensor], steps: int, device: torch.device) -> dict[str, Any]:
-    """The median time of a step, and the most memory that one needs."""
+    """The median time of a step, what of it the GPU is busy, and the most memory that it needs."""
     start = time.monotonic()
     (first_ms,) = timed(step, 1, device)  # compiles, lets cuDNN choose, allocates momentum
     for done in itertools.count(2):
@@ -107,9 +118,11 @@ def measure(step: Callable[[], Tensor], steps: int, device: torch.device) -> dic
         cuda.reset_peak_memory_stats()
     times = timed(step, steps_for(step_ms, steps), device)
     peak = cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else None
+    busy = busy_ms(step) if device.type == "cuda" else None
     loss = float(step())
     return {
         "step_ms": round(statistics.median(times), 4),
+        "busy_ms": None if busy is None else round(busy, 4),
         "steps": len(times),
         "peak_mib": None if peak is None else round(peak, 2),
         "first_step_s": round(first_ms / 1e3, 2),

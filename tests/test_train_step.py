@@ -230,7 +230,14 @@ def records(**step_ms: float) -> list[dict[str, Any]]:
     times = {"stock": 100.0, **step_ms}
     of = {"model": "a", "dtype": "float16", "layout": "nhwc"}
     return [
-        {**of, "variant": variant, "step_ms": ms, "peak_mib": 10.0, "error": None}
+        {
+            **of,
+            "variant": variant,
+            "step_ms": ms,
+            "busy_ms": ms / 2,
+            "peak_mib": 10.0,
+            "error": None,
+        }
         for variant, ms in times.items()
     ]
 
@@ -243,6 +250,14 @@ class TestFigures:
         assert far.share == pytest.approx(47 / 60)
         assert summarise(records(converted=53, free=40))["below_share"] == ["a float16 nhwc"]
         assert summarise(records(converted=50, free=40))["below_share"] == []
+
+    def test_share_of_the_gpu_is_of_the_time_that_it_is_busy(self) -> None:
+        bound_by_the_host = records(converted=98, free=80)
+        bound_by_the_host[1]["busy_ms"] = 41.0
+        (comparison,) = compare(bound_by_the_host)
+        assert comparison.share == pytest.approx(2 / 20)
+        assert comparison.share_of_gpu == pytest.approx(9 / 10)
+        assert summarise(bound_by_the_host)["share_of_gpu"] == {"a float16 nhwc": 0.9}
 
     def test_a_short_way_has_no_share(self) -> None:
         (comparison,) = compare(records(converted=99, free=91))
@@ -269,7 +284,7 @@ class TestFigures:
 
     def test_a_variant_that_failed_leaves_a_gap(self) -> None:
         failed = {**records()[0], "variant": "converted", "error": "out of memory"}
-        del failed["step_ms"], failed["peak_mib"]
+        del failed["step_ms"], failed["busy_ms"], failed["peak_mib"]
         found = summarise([*records(free=50), failed])
         assert found["all"] == {
             "speedup_converted": None,
