@@ -3,7 +3,6 @@ form that the operators take."""
 
 import operator
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -23,12 +22,6 @@ class Around(NamedTuple):
     right: int
 
 
-@lru_cache(maxsize=1024)
-def _shared(numbers: tuple[int, int]) -> tuple[int, int]:
-    """One object for equal pairs: so calls of layers that are alike are told by identity."""
-    return numbers
-
-
 def pair(value: IntOrPair, name: str, least: int) -> tuple[int, int]:
     """``value`` as (h, w), each from ``least`` to 2**31 - 1. Raises TypeError or ValueError."""
     values = value if isinstance(value, (tuple, list, torch.Size)) else (value,)
@@ -42,7 +35,7 @@ def pair(value: IntOrPair, name: str, least: int) -> tuple[int, int]:
         raise TypeError(f"{name} must be an int or a pair of ints, got {value!r}") from None
     if min(numbers) < least or max(numbers) >= 2**31:
         raise ValueError(f"{name} must be at least {least} and less than 2**31, got {value!r}")
-    return _shared((numbers[0], numbers[-1]))
+    return numbers[0], numbers[-1]
 
 
 def paddings(

@@ -1,6 +1,7 @@
 """``DepthwiseConv2d``: the module."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import torch
@@ -12,6 +13,12 @@ from dwconv.arguments import IntOrPair, check_input, paddings, pair
 from dwconv.functional import convolve
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
+
+
+@lru_cache(maxsize=1024)
+def _shared(numbers: tuple[int, int]) -> tuple[int, int]:
+    """One object for equal pairs: so calls of layers that are alike are told by identity."""
+    return numbers
 
 
 class DepthwiseConv2d(nn.Conv2d):
@@ -82,9 +89,9 @@ class DepthwiseConv2d(nn.Conv2d):
             in_channels,
             out_channels,
             kernel_sizes,
-            strides,
-            padding if isinstance(padding, str) else pair(padding, "padding", 0),
-            dilations,
+            _shared(strides),
+            padding if isinstance(padding, str) else _shared(pair(padding, "padding", 0)),
+            _shared(dilations),
             groups=in_channels,
             bias=bias,
             padding_mode=padding_mode,
