@@ -80,6 +80,25 @@ def memory_format_of(tensor: Tensor) -> torch.memory_format:
     return torch.contiguous_format if strides[1] > strides[3] else suggest_memory_format(tensor)
 
 
+def contiguous(tensor: Tensor, memory_format: torch.memory_format) -> Tensor:
+    """``Tensor.contiguous``, which under vmap knows one memory format only."""
+    if memory_format == torch.contiguous_format:
+        return tensor.contiguous()
+    return tensor.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+def lying_as(grad_weight: Tensor, weight: Tensor) -> Tensor:
+    """The gradient, contiguous so far, with the strides of a weight in channels_last if it is one.
+
+    With one channel in a filter, the formats differ in the stride along that axis alone, which
+    addresses nothing. But DistributedDataParallel compares all strides, and warns.
+    """
+    if weight.stride(1) != 1:
+        return grad_weight
+    filters, _, height, width = weight.shape
+    return grad_weight.view(filters, height, width, 1).movedim(3, 1)
+
+
 def autocast(input: Any, *others: Any) -> tuple[Any, ...]:
     """The tensors as autocast hands them to conv2d: floating point but float64 in its dtype."""
     device_type = input.device.type if isinstance(input, Tensor) else "meta"

@@ -1,155 +1,79 @@
 """``depthwise_conv2d``: one differentiable function, behind checks of its arguments that calls like
 an earlier one do without."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._C import _are_functorch_transforms_active, _is_any_autocast_enabled
 from torch._C._functorch import unwrap_if_dead
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 from torch.compiler import is_dynamo_compiling
 from torch.nn import Parameter
 
-from dwconv import _ops
+from dwconv import _ops, transforms
 from dwconv._ops import Geometry
 from dwconv.arguments import Around, IntOrPair, check, check_input
 
 
-def _compute(
-    input: Tensor | None,
-    weight: Tensor | None,
-    output: Tensor | None,
-    bias: Tensor | None,
-    size: Sequence[int],
-    geometry: Geometry,
-) -> Tensor:
-    """The tensor that is None, of this size; the output's size follows from the others."""
-    result: Tensor
-    if output is None and geometry.packed is not None:
-        result = _ops.forward_packed(input, weight, bias, geometry.packed)
-    elif output is None:
-        result = _ops.forward(input, weight, bias, *geometry.lists)
-    elif input is None:
-        result = _ops.backward_input(output, weight, size, *geometry.lists)
-    else:
-        result = _ops.backward_weight(output, input, size, *geometry.lists)
-    return result
-
-
-def _lying_as(grad_weight: Tensor, weight: Tensor) -> Tensor:
-    """The gradient, contiguous so far, with the strides of a weight in channels_last if it is one.
-
-    With one channel in a filter, the formats differ in the stride along that axis alone, which
-    addresses nothing. But DistributedDataParallel compares all strides, and warns.
-    """
-    if weight.stride(1) != 1:
-        return grad_weight
-    filters, _, height, width = weight.shape
-    return grad_weight.view(filters, height, width, 1).movedim(3, 1)
-
-
 class _DepthwiseConv2d(Function):
-    """Computes one of ``input``, ``weight``, ``output`` (the one that is None) from the others.
+    """The packed operators. Gradients that have derivatives themselves are of the other operators,
+    to which transforms.py gives them."""
 
-    Depthwise convolution is linear in its input and in its weight: ``sum(output * grad_output)`` is
-    linear in three tensors, and forward, input gradient and weight gradient are its derivatives by
-    each. So the derivatives of each pass are the other two, and the function is its own backward,
-    to any order.
-    """
-
-    forward = staticmethod(_compute)
+    @staticmethod
+    def forward(input: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+        result: Tensor = _ops.forward_packed(input, weight, bias, geometry.packed)
+        return result
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        input, weight, given_output, _, _, geometry = inputs
-        ctx.save_for_backward(input, weight, given_output)
-        ctx.geometry = geometry
-        # All of a call is in the memory format of its input, and gradients arrive in any. Of packed
-        # calls backward asks itself, and rarely; under torch.compile it must not ask.
-        if geometry.packed is None:
-            ctx.memory_format = _ops.memory_format_of(given_output if input is None else input)
+        input, weight, _, ctx.geometry = inputs
+        ctx.save_for_backward(input, weight)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        input, weight, output = ctx.saved_tensors
-        need_input, need_weight, need_output, need_bias, _, _ = ctx.needs_input_grad
+        input, weight = ctx.saved_tensors
+        need_input, need_weight, need_bias, _ = ctx.needs_input_grad
         geometry = ctx.geometry
-        if (
-            output is None
-            and geometry.packed is not None
-            and not torch.is_grad_enabled()  # no gradient of the gradients is wanted
-            and not _are_functorch_transforms_active()
-        ):
+        if torch.is_grad_enabled() or is_dynamo_compiling() or transforms.active():
+            tensors = input, weight, None, None
+            needed = need_input, need_weight, False, need_bias
+            like = _ops.memory_format_of(input)
+            found = transforms.gradients(grad, tensors, needed, like, geometry.lists)
+            of_input, of_weight, _, of_bias = found
+        else:
             wanted = need_input | need_weight << 1 | need_bias << 2
             of_input, of_weight, of_bias = _ops.backward_packed(
                 grad, input, weight, geometry.packed, wanted
             )
             if need_weight:
-                of_weight = _lying_as(of_weight, weight)
-            return of_input, of_weight, None, of_bias, None, None
-        # The gradient takes the place of the tensor that was computed.
-        if weight is None:
-            weight = grad
-        else:
-            memory_format = (
-                ctx.memory_format
-                if geometry.packed is None
-                else _ops.memory_format_of(output if input is None else input)
-            )
-            grad = grad.contiguous(memory_format=memory_format)
-            if input is None:
-                input = grad
-            else:
-                output = grad
-        of_weight = None
-        if need_weight:
-            of_weight = _apply(input, None, output, None, weight.shape, geometry)
-            of_weight = _lying_as(of_weight, weight)
-        return (
-            _apply(None, weight, output, None, input.shape, geometry) if need_input else None,
-            of_weight,
-            _apply(input, weight, None, None, (), geometry) if need_output else None,
-            grad.sum((0, 2, 3)) if need_bias else None,
-            None,
-            None,
-        )
+                of_weight = _ops.lying_as(of_weight, weight)
+        return of_input, of_weight, of_bias, None
 
 
-_apply_function: Callable[..., Tensor] = _DepthwiseConv2d.apply
-_apply_eagerly: Callable[..., Tensor] = super(Function, _DepthwiseConv2d).apply
+# What `_DepthwiseConv2d.apply` ends in where dynamo and torch.func have no part in it. First that
+# looks up the signature of `forward`, every time, which takes longer than all the rest, and goes
+# through all arguments for tensors.
+_apply: Callable[..., Tensor] = super(Function, _DepthwiseConv2d).apply
 
 
 def _alive(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else unwrap_if_dead(tensor)
 
 
-def _differentiable(*inputs: Any) -> Tensor:
-    """``_DepthwiseConv2d.apply``, by a short cut where dynamo and torch.func have no part in it.
-
-    There ``apply`` ends in the same two calls. But first it looks up the signature of ``forward``,
-    every time, which takes longer than all the rest, and goes through all arguments for tensors.
-    """
-    if is_dynamo_compiling() or _are_functorch_transforms_active():
-        return _apply_function(*inputs)
-    return _apply_eagerly(*map(_alive, inputs[:4]), *inputs[4:])
-
-
-def _apply(
-    input: Tensor | None,
-    weight: Tensor | None,
-    output: Tensor | None,
-    bias: Tensor | None,
-    size: Sequence[int],
-    geometry: Geometry,
-) -> Tensor:
-    """``_DepthwiseConv2d``, without its cost where no gradient is wanted."""
-    if torch.is_grad_enabled():
-        for tensor in (input, weight, output, bias):
-            if tensor is not None and tensor.requires_grad:
-                return _differentiable(input, weight, output, bias, size, geometry)
-    return _compute(input, weight, output, bias, size, geometry)
+def _compute(input: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    """By the packed operator if the geometry is packed, and recorded if a gradient is wanted."""
+    result: Tensor
+    if geometry.packed is None:
+        result = transforms.forward(input, weight, bias, *geometry.lists)
+    elif torch.is_grad_enabled() and (
+        input.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
+    ):
+        result = _apply(_alive(input), _alive(weight), _alive(bias), geometry)
+    else:
+        result = _ops.forward_packed(input, weight, bias, geometry.packed)
+    return result
 
 
 # What stride, padding and dilation came to in earlier calls.
@@ -170,8 +94,14 @@ def _key(
 def _keep(
     geometry: Geometry, weight: Tensor, given: tuple[IntOrPair, str | IntOrPair, IntOrPair]
 ) -> Geometry:
-    """Remembers what a call gave, if its like can be told apart: 1 from True, and sizes at all."""
-    if is_dynamo_compiling() or type(weight) not in _PLAIN or not _exact(*given):
+    """Packed and remembered, if such calls can be told apart (1 from True, and sizes at all) and
+    nobody but autograd asks for their derivatives."""
+    if (
+        is_dynamo_compiling()
+        or transforms.active()
+        or type(weight) not in _PLAIN
+        or not _exact(*given)
+    ):
         return geometry
     if len(_geometries) >= GEOMETRIES_KEPT:
         _geometries.clear()
@@ -193,6 +123,8 @@ def _kept(
     takes a tenth of the time of ``check``."""
     if (
         is_dynamo_compiling()
+        or _are_functorch_transforms_active()  # as `transforms.active`, which takes twice the time
+        or forward_ad._current_level >= 0
         or type(input) not in _PLAIN
         or type(weight) not in _PLAIN
         or not (bias is None or type(bias) in _PLAIN)
@@ -244,7 +176,7 @@ def convolve(
             if geometry.packed is not None and not torch.is_grad_enabled():
                 result: Tensor = _ops.forward_packed(input, weight, bias, geometry.packed)
                 return result
-            return _apply(input, weight, None, bias, (), geometry)
+            return _compute(input, weight, bias, geometry)
         except RuntimeError as error:
             failure = error
         # Either an argument is wrong, which is better said here, or CUDA failed.
@@ -253,8 +185,8 @@ def convolve(
     geometry = check(input, weight, bias, stride, padding, dilation, channels)
     geometry = _keep(geometry, weight, (stride, padding, dilation))
     if input.dim() == 4:
-        return _apply(input, weight, None, bias, (), geometry)
-    return _apply(input.unsqueeze(0), weight, None, bias, (), geometry).squeeze(0)
+        return _compute(input, weight, bias, geometry)
+    return _compute(input.unsqueeze(0), weight, bias, geometry).squeeze(0)
 
 
 def depthwise_conv2d(

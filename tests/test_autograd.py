@@ -1,22 +1,15 @@
 """Gradients of depthwise_conv2d: right to the second order, and no more work than asked for."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
+from derivatives import Calls, conv2d, depthwise_conv2d, every_layout, make
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
-
-import dwconv
-
-# Loosely typed, so that it takes *tensors.
-depthwise_conv2d: Callable[..., Tensor] = dwconv.depthwise_conv2d
 
 GEOMETRIES: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -27,46 +20,6 @@ GEOMETRIES: dict[str, dict[str, Any]] = {
     "same": {"padding": "same", "dilation": (1, 3)},
 }
 every_geometry = pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES)
-every_layout = pytest.mark.parametrize(
-    "memory_format", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"]
-)
-
-
-def make(
-    device: torch.device,
-    multiplier: int = 2,
-    bias: bool = True,
-    dtype: torch.dtype = torch.float64,
-    memory_format: torch.memory_format = torch.contiguous_format,
-    kernel: tuple[int, int] = (2, 3),
-) -> list[Tensor]:
-    """input, weight and perhaps bias, all of which want gradients."""
-    shapes = [(2, 2, 5, 6), (2 * multiplier, 1, *kernel), (2 * multiplier,)]
-    tensors = [torch.randn(shape, dtype=dtype, device=device) for shape in shapes[: 2 + bias]]
-    tensors[0] = tensors[0].contiguous(memory_format=memory_format)
-    return [tensor.requires_grad_() for tensor in tensors]
-
-
-def conv2d(input: Tensor, weight: Tensor, bias: Tensor | None = None, **geometry: Any) -> Tensor:
-    """What depthwise_conv2d must equal."""
-    return F.conv2d(input, weight, bias, groups=input.shape[1], **geometry)
-
-
-class Calls(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the operators that run, by name; and keeps the arguments of the last."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.names: list[str] = []
-        self.last: tuple[Any, ...] = ()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> object:
-        if func.namespace == "dwconv":
-            self.names.append(func.name().removeprefix("dwconv::"))
-            self.last = args
-        return func(*args, **(kwargs or {}))
 
 
 @every_geometry
@@ -166,7 +119,7 @@ def test_second_order_computes_only_what_is_asked_for(device: torch.device) -> N
     (grad_x,) = torch.autograd.grad(output, x, grad, create_graph=True)
     with Calls() as calls:
         torch.autograd.grad(grad_x.sum(), grad)
-    assert calls.names == ["forward_packed"]
+    assert calls.names == ["forward"]
 
 
 def test_no_graph_where_none_is_wanted(device: torch.device) -> None:
@@ -254,77 +207,6 @@ def test_autocast_takes_mixed_dtypes(device: torch.device) -> None:
     with torch.autocast(device.type, dtype=torch.bfloat16):
         output = depthwise_conv2d(x.half(), w, b.bfloat16())
     assert output.dtype == torch.bfloat16
-
-
-@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
-@every_layout
-def test_compiles_in_one_graph(
-    dynamic: bool, memory_format: torch.memory_format, device: torch.device
-) -> None:
-    """torch.compile(fullgraph=True), forward and backward, also when the size changes."""
-
-    def function(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-        return depthwise_conv2d(torch.relu(x), w, b, stride=2, padding=1) * 2
-
-    torch._dynamo.reset()
-    compiled = torch.compile(function, fullgraph=True, backend="aot_eager", dynamic=dynamic)
-    for size in (6, 6, 9) if dynamic else (6,):
-        x, w, b = make(device, memory_format=memory_format)
-        x = torch.randn(2, 2, size, size + 1, dtype=x.dtype, device=device)
-        x = x.contiguous(memory_format=memory_format).requires_grad_()
-        eager, traced = function(x, w, b), compiled(x, w, b)
-        assert traced.stride() == eager.stride()
-        torch.testing.assert_close(traced, eager)
-        grad = torch.randn_like(eager)
-        ours = torch.autograd.grad(traced, (x, w, b), grad)
-        for mine, expected in zip(ours, torch.autograd.grad(eager, (x, w, b), grad), strict=True):
-            torch.testing.assert_close(mine, expected)
-            assert mine.stride() == expected.stride()
-
-
-def test_compiles_under_autocast(device: torch.device) -> None:
-    """The casts are traced too."""
-    x, w, b = make(device, dtype=torch.float32)
-    torch._dynamo.reset()
-    compiled = torch.compile(depthwise_conv2d, fullgraph=True, backend="aot_eager")
-    with torch.autocast(device.type, dtype=torch.bfloat16):
-        torch.testing.assert_close(compiled(x, w, b), depthwise_conv2d(x, w, b))
-
-
-def test_functional_gradients(device: torch.device) -> None:
-    """torch.func.grad, and vjp of it."""
-    x, w, b = (tensor.detach() for tensor in make(device))
-
-    def loss(function: Callable[..., Tensor], weight: Tensor) -> Tensor:
-        return function(x, weight, b, padding=1).square().sum()
-
-    ours = torch.func.grad(lambda weight: loss(depthwise_conv2d, weight))(w)
-    theirs = torch.func.grad(lambda weight: loss(conv2d, weight))(w)
-    torch.testing.assert_close(ours, theirs)
-    grad = torch.randn_like(conv2d(x, w, b))
-    ours, theirs = (
-        torch.func.vjp(partial(function, x, bias=b), w)[1](grad)[0]
-        for function in (depthwise_conv2d, conv2d)
-    )
-    torch.testing.assert_close(ours, theirs)
-
-
-def test_tensors_that_outlive_a_transformation(device: torch.device) -> None:
-    """torch.func leaves wrappers around its tensors; gradients reach what is inside."""
-    x, w, _ = make(device)
-    escaped: list[Tensor] = []
-
-    def loss(tensor: Tensor) -> Tensor:
-        escaped.append(tensor)
-        return tensor.sum()
-
-    torch.func.grad(loss)(x)
-    ours, theirs = (
-        torch.autograd.grad(function(escaped[0], w).square().sum(), (x, w))
-        for function in (depthwise_conv2d, conv2d)
-    )
-    for mine, expected in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(mine, expected)
 
 
 def test_deterministic_mode_accepts_all_passes(device: torch.device) -> None:

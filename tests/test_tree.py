@@ -193,6 +193,7 @@ MODULES = {
 LIBRARY = [
     "dwconv._ops",
     "dwconv.arguments",
+    "dwconv.transforms",
     "dwconv.functional",
     "dwconv.nn",
     "dwconv.conversion",
@@ -217,7 +218,7 @@ def imports(module: str) -> set[str]:
 
 
 def test_library_imports_point_downward() -> None:
-    """__init__ -> conversion -> nn -> functional -> arguments -> _ops -> _C, and never a tool."""
+    """__init__ -> conversion -> nn -> functional -> transforms -> _ops -> _C, and never a tool."""
     assert imports("dwconv._ops") == {"dwconv._C"}
     for i, module in enumerate(LIBRARY[1:], start=1):
         assert imports(module) <= set(LIBRARY[:i])
