@@ -241,12 +241,3 @@ def test_trains_as_conv2d(memory_format: torch.memory_format, device: torch.devi
     results = [train(list(layers), data) for layers in zip(first, second, strict=True)]
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-
-
-def test_compiles(device: torch.device) -> None:
-    """The module's own checks are traced away."""
-    layer, _ = twins(4, 8, 3, padding=1, padding_mode="circular", device=device)
-    torch._dynamo.reset()
-    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
-    x = torch.randn(2, 4, 9, 10, device=device)
-    torch.testing.assert_close(compiled(x), layer(x))
