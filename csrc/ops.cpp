@@ -165,14 +165,13 @@ std::tuple<Tensor, Tensor, Tensor> backward_packed(const Tensor& grad_output, co
   const Geometry unpacked = geometry_of(geometry);
   const bool bias = wanted & 4;
   Tensor of_input, of_weight, of_bias;
-  // First what needs a workspace, which the larger gradient can have when it is given back.
+  if (wanted & 1) of_input = gradient_of_input(grad, weight, input_size, unpacked, layout);
   if (wanted & 2) {
     std::tie(of_weight, of_bias) =
         gradients_of_weight(grad, input, weight_size, unpacked, layout, bias);
   } else if (bias) {
     of_bias = torch::stable::sum(grad, std::vector<int64_t>{0, 2, 3});
   }
-  if (wanted & 1) of_input = gradient_of_input(grad, weight, input_size, unpacked, layout);
   return {of_input, of_weight, of_bias};
 }
 

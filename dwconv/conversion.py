@@ -5,6 +5,7 @@ itself stay what they are, for optimizers, DistributedDataParallel, EMA copies a
 holds them.
 """
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
@@ -128,6 +129,8 @@ def convert(model: nn.Module, *, skip: Skip = None) -> Report:
             assert target is not None  # or it was refused
             module.__class__ = target
             swapped.append(Swapped(name, _describe(cast(nn.Conv2d, module))))
+    if swapped:
+        _forget_compiled_code()
     return Report(tuple(swapped), tuple(skipped))
 
 
@@ -148,7 +151,16 @@ def restore(model: nn.Module) -> list[str]:
         if type(module) in classes:
             module.__class__ = _class_of(classes[type(module)])
             restored.append(name)
+    if restored:
+        _forget_compiled_code()
     return restored
+
+
+def _forget_compiled_code() -> None:
+    """What ``torch.compile`` has made is for the classes of before, and not every release of torch
+    asks whether they are still the same (2.13 does, 2.11 does not)."""
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
 
 
 def _full_name(cls: type) -> str:

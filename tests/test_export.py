@@ -110,6 +110,9 @@ def test_export_without_gradients(grad: bool, block: nn.Module, device: torch.de
         torch.testing.assert_close(program.module()(x), block(x))
 
 
+@pytest.mark.xfail(
+    torch.__version__ < "2.12", reason="torch 2.11 crashes while it loads the package", run=False
+)
 @pytest.mark.slow
 def test_aot_inductor(block: nn.Module, device: torch.device, tmp_path: Path) -> None:
     """A package, compiled ahead of time and loaded, without Python's part of the operators."""

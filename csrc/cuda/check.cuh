@@ -3,13 +3,8 @@
 
 #include <cuda_runtime.h>
 
-#include <algorithm>
-#include <map>
-#include <mutex>
-#include <shared_mutex>
 #include <stdexcept>
 #include <string>
-#include <utility>
 
 namespace dwconv {
 
@@ -24,33 +19,16 @@ inline void check_launch(const char* kernel) { check(cudaGetLastError(), kernel)
 
 // Lets a kernel have this much dynamic shared memory (without the call it gets 48 KiB at most), and
 // gives multiprocessors all the shared memory they have: left to itself the driver may make room
-// for fewer blocks than fit. What a kernel has on a device is remembered, for each question to the
-// driver takes the host about as long as a tenth of a launch.
-inline void allow_shared_memory(const void* kernel, int bytes) {
-  static std::shared_mutex mutex;
-  static std::map<std::pair<const void*, int>, int> allowed;
-  std::pair<const void*, int> key{kernel, 0};
-  check(cudaGetDevice(&key.second), "the current device");
-  {
-    std::shared_lock lock(mutex);
-    const auto found = allowed.find(key);
-    if (found != allowed.end() && found->second >= bytes) return;
-  }
-  std::unique_lock lock(mutex);  // none may ask for less meanwhile
-  const int most = std::max(bytes, allowed[key]);
-  if (most > 48 << 10) {
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most),
+// for fewer blocks than fit.
+template <typename Kernel>
+void allow_shared(Kernel* kernel, int bytes) {
+  if (bytes > 48 << 10) {
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
           "shared memory");
   }
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
                              cudaSharedmemCarveoutMaxShared),
         "shared memory");
-  allowed[key] = most;
-}
-
-template <typename Kernel>
-void allow_shared(Kernel* kernel, int bytes) {
-  allow_shared_memory(reinterpret_cast<const void*>(kernel), bytes);
 }
 
 }  // namespace dwconv
