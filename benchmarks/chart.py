@@ -25,6 +25,7 @@ GROUP = 0.86  # of the distance of two groups
 def draw(records: Iterable[dict[str, Any]], path: Path) -> None:
     """Step times relative to stock's. Raises ValueError where stock was measured of no network."""
     from matplotlib.figure import Figure  # here, since measuring does without
+    from matplotlib.patches import Patch
 
     comparisons = [c for c in compare(records) if "stock" in c.step_ms]
     if not comparisons:
@@ -44,23 +45,24 @@ def draw(records: Iterable[dict[str, Any]], path: Path) -> None:
     grid[0].set(xlim=(-0.6, len(models) - 0.4), ylim=(0, highest + 0.25))  # room for the figures
     grid[-1].set_xticks(range(len(models)), [model.replace("_", "\n", 1) for model in models])
     figure.supylabel("time of a training step, stock = 1; figures: speed-up over stock", fontsize=9)
-    handles, labels = grid[0].get_legend_handles_labels()
+    # Not those of a panel, which may lack a variant.
+    handles = [Patch(label=label, **style) for label, style in BARS.values()]
     figure.legend(
-        handles, labels, loc="outside upper center", ncols=len(labels), frameon=False, fontsize=8.5
+        handles=handles, loc="outside upper center", ncols=len(BARS), frameon=False, fontsize=8.5
     )
     figure.savefig(path, dpi=110)
 
 
 def _bars(axes: Any, groups: Mapping[int, Comparison]) -> None:
     width = GROUP / len(BARS)
-    for i, (variant, (label, style)) in enumerate(BARS.items()):
+    for i, (variant, (_, style)) in enumerate(BARS.items()):
         shift = (i - (len(BARS) - 1) / 2) * width
         heights = {
             place + shift: c.step_ms[variant] / c.step_ms["stock"]
             for place, c in groups.items()
             if variant in c.step_ms
         }
-        axes.bar(list(heights), list(heights.values()), 0.92 * width, label=label, **style)
+        axes.bar(list(heights), list(heights.values()), 0.92 * width, **style)
         if variant in LABELLED:
             for place, height in heights.items():
                 text = axes.text(place, height + 0.03, f"{1 / height:.2f}", fontsize=7.5)

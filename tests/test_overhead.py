@@ -128,6 +128,11 @@ def test_a_network_is_timed_on_the_cpu(mode: str, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.gpu
+@pytest.mark.xfail(
+    strict=True,
+    reason="each layer takes the host longer: about 12 us without gradients, 37 to record one and "
+    "140 for a step, most of it Python between autograd and the operators",
+)
 @pytest.mark.parametrize("mode", MODES)
 def test_a_network_takes_the_host_no_longer(mode: str) -> None:
     times = whole_network(mode, torch.device("cuda"))
