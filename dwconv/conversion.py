@@ -96,6 +96,7 @@ def convert(model: nn.Module, *, skip: Skip = None) -> Report:
     same ``state_dict``. Works on models in any dtype, memory format and mode, on any device, before
     and after an optimizer, ``torch.compile``, DistributedDataParallel or ``fully_shard`` took them.
     A depthwise layer that ``fully_shard`` took by itself has another class since, and is skipped.
+    What ``torch.compile`` has made so far, of any model, is made anew.
 
     Args:
         model: Any module, also a single layer.

@@ -1,12 +1,14 @@
 """Inf and NaN: where they spread, and the switch that says how exactly."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from large_filters import padded_by_half
+from problems import DTYPES, make_data, run_pass
 from torch import Tensor
 
 import dwconv
@@ -101,3 +103,20 @@ def test_spreads_as_conv2d(
                     bad = bad.amax(1, keepdim=True).expand_as(bad)  # there are 8
                 near = F.max_pool1d(bad.flatten(0, 2), 31, 1, 15).view_as(bad)
                 assert not bool((~mine.isfinite() & (near == 0)).any())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("size", [(7, 7), (8, 6), (14, 14)], ids=str)
+@pytest.mark.parametrize(("family", "dtype"), [("dense", "float16"), ("batched", "float32")])
+def test_no_other_image_is_reached(
+    family: str, dtype: str, size: tuple[int, int], force_kernel: Callable[[str | None], None]
+) -> None:
+    """An Inf or NaN stays in its image, of all of which filters as large as these make results."""
+    problem = padded_by_half(37, 3, size, (27, 27))
+    data = make_data(problem, DTYPES[dtype], torch.device("cuda"))
+    expected = torch.zeros(problem.output_size, dtype=torch.bool, device="cuda")
+    for n, value in (3, float("inf")), (35, float("nan")):
+        data.input[n, n % 3, 1, 2] = value
+        expected[n, n % 3] = True
+    force_kernel(f"{family}_forward_{dtype}_nchw")
+    assert torch.equal(~run_pass("forward", problem, data).isfinite(), expected)

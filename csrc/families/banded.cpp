@@ -162,14 +162,9 @@ std::optional<std::string> refuse(const Problem& problem, const Arch& arch) {
 bool spreads_nonfinite(const Problem&) { return true; }
 
 Plan plan_of_sums(const Problem& problem, const Arch& arch, const SumPlan& sums) {
-  Plan plan;
-  plan.blocks = problem.channels * sums.slices * sum_geometry(problem, sums.tiling).tiles();
+  const int tiles = sum_geometry(problem, sums.tiling).tiles();
+  Plan plan = plan_of(sums, problem, arch, problem.channels * tiles);
   plan.threads = kSumThreads;
-  plan.slices = sums.slices;
-  plan.sums_overlap = is_sm_90(arch);
-  plan.workspace_bytes = partials_of(problem, sums.slices).bytes();
-  plan.tiling = sums.tiling;
-  plan.estimate_us = sums.us;
   return plan;
 }
 

@@ -138,15 +138,7 @@ std::optional<std::string> refuse(const Problem& problem) {
 
 Plan plan_of_sums(const Problem& problem, const Arch& arch) {
   const SumPlan sums = plan_sums(problem, arch);
-  Plan plan;
-  plan.estimate_us = sums.us;
-  if (sums.us < 0) return plan;
-  plan.blocks = sum_geometry(problem, sums.tiling).groups * sums.slices;
-  plan.slices = sums.slices;
-  plan.sums_overlap = is_sm_90(arch);
-  plan.workspace_bytes = partials_of(problem, sums.slices).bytes();
-  plan.tiling = sums.tiling;
-  return plan;
+  return plan_of(sums, problem, arch, sum_geometry(problem, sums.tiling).groups);
 }
 
 Plan plan_of_convolution(const Problem& problem, const Arch& arch) {

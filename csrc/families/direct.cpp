@@ -136,15 +136,8 @@ bool spreads_nonfinite(const Problem& problem) { return problem.pass == Pass::ba
 
 Plan plan_of_sums(const Problem& problem, const Arch& arch) {
   const SumPlan sums = plan_sums(problem, arch);
-  Plan plan;
-  plan.estimate_us = sums.us;
-  if (sums.us < 0) return plan;
-  plan.blocks = problem.channels * sums.slices * sum_geometry(problem, sums.tiling).tiles();
-  plan.slices = sums.slices;
-  plan.sums_overlap = is_sm_90(arch);
-  plan.workspace_bytes = partials_of(problem, sums.slices).bytes();
-  plan.tiling = sums.tiling;
-  return plan;
+  return plan_of(sums, problem, arch,
+                 problem.channels * sum_geometry(problem, sums.tiling).tiles());
 }
 
 Plan plan_of_convolution(const Problem& problem, const Arch& arch) {

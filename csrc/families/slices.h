@@ -2,8 +2,7 @@
 // its filter, each of which has a share of the images.
 #pragma once
 
-#include "../plan.h"
-#include "partials.h"
+#include "unit.h"
 
 namespace dwconv {
 
@@ -26,5 +25,18 @@ struct SumPlan {
   Tiling tiling;
   std::int64_t slices = 1;
 };
+
+// The same with what follows from it; `blocks` are those of a slice of all channels.
+inline Plan plan_of(const SumPlan& sums, const Problem& problem, const Arch& arch,
+                    std::int64_t blocks) {
+  Plan plan;
+  plan.estimate_us = sums.us;
+  plan.blocks = blocks * sums.slices;
+  plan.slices = sums.slices;
+  plan.sums_overlap = is_sm_90(arch);
+  plan.workspace_bytes = partials_of(problem, sums.slices).bytes();
+  plan.tiling = sums.tiling;
+  return plan;
+}
 
 }  // namespace dwconv
