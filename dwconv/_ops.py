@@ -266,6 +266,12 @@ def _(
     return grad_input.contiguous(memory_format=memory_format)
 
 
+# Products of a tap that ATen adds up in float32 at most; sums of more are in float64 from there on.
+# Of 89,100 (N300 C2 11x27 with 1 x 1) the error was 9e-6 of the gradient, and 3e-6 is the promise.
+# As many as those of CUDA's kernels.
+_MOST_PRODUCTS = 12288
+
+
 @register("dwconv::backward_weight", "CPU")
 @_checked_and_wide
 def _(
@@ -283,11 +289,22 @@ def _(
     larger = any(k > s for k, s in zip(weight_size[2:], input.shape[2:], strict=True))
     wide = torch.float64 if larger else dtype
     weight = torch.empty(weight_size, dtype=wide)
-    grad_weight: Tensor
-    _, grad_weight, _ = torch.ops.aten.convolution_backward(
-        grad_output.to(wide), _pad(input.to(wide), rest), weight, None, stride, symmetric, dilation,
-        False, [0, 0], input.shape[1], [False, True, False],
-    )  # fmt: skip
+
+    def of_images(grad_output: Tensor, input: Tensor) -> Tensor:
+        result: Tensor = torch.ops.aten.convolution_backward(
+            grad_output.to(wide), _pad(input.to(wide), rest), weight, None, stride, symmetric,
+            dilation, False, [0, 0], input.shape[1], [False, True, False],
+        )[1]  # fmt: skip
+        return result
+
+    images = max(1, _MOST_PRODUCTS // max(1, grad_output.shape[2] * grad_output.shape[3]))
+    if len(grad_output) <= images or wide == torch.float64:
+        grad_weight = of_images(grad_output, input)
+    else:
+        grad_weight = torch.zeros(weight_size, dtype=torch.float64)
+        for first in range(0, len(grad_output), images):
+            part = slice(first, first + images)
+            grad_weight += of_images(grad_output[part], input[part])
     # Flat in between: along the axis of one element ATen's stride may be that of channels_last.
     return grad_weight.to(dtype).reshape(-1).view(weight_size)
 

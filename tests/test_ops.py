@@ -192,6 +192,16 @@ def test_filters_far_larger_than_images_on_a_cpu() -> None:
         check_all("backward_weight", problem, data, run("backward_weight", problem, data))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("images", [1, 44, 83, 300])
+def test_long_sums_on_a_cpu(images: int, dtype: torch.dtype) -> None:
+    """ATen's own, of 89,100 products, may be off by three times what is allowed."""
+    problem = Problem(batch=images, channels=2, size=(11, 27), kernel=(1, 1), bias=True)
+    for data_seed in range(8):
+        data = make_data(problem, dtype, torch.device("cpu"), seed=data_seed)
+        check_all("backward_weight", problem, data, run("backward_weight", problem, data))
+
+
 def test_random_problems_are_two_thousand_on_a_gpu() -> None:
     """The table has enough rows for it."""
     assert len(KERNELS) * EXAMPLES["cuda"] >= 2000

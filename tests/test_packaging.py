@@ -117,9 +117,12 @@ def test_public_names() -> None:
     """__all__ is what the documentation shows, and exists."""
     assert sorted(dwconv.__all__) == [
         "DepthwiseConv2d",
+        "Report",
         "__version__",
+        "convert",
         "depthwise_conv2d",
         "is_strict_nonfinite",
+        "restore",
         "set_strict_nonfinite",
     ]
     assert all(hasattr(dwconv, name) for name in dwconv.__all__)
