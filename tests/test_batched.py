@@ -107,6 +107,15 @@ def test_units_cover_the_problem(problem: Problem, pass_: str, compute_capabilit
     assert answer["blocks"] == groups * blocks
 
 
+def test_an_image_between_two_rows_of_the_filter() -> None:
+    """No row of the filter meets it, and the estimate is a number still."""
+    problem = Problem(
+        batch=40, channels=3, size=(1, 8), kernel=(2, 3), dilation=(5, 1), padding=(4, 4, 1, 1)
+    )
+    answer = plan(problem, "backward_weight", kernel="batched_backward_weight_float32_nchw")
+    assert 0 < answer["estimate_us"] < 100
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

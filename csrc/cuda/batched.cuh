@@ -13,7 +13,6 @@ struct Convolution {
   Geometry g;
   bool mirrored;  // turn the filters round
   int channels, batch;
-  int filter_columns;
   Divisor image_blocks;
   SmallDivisor row_groups, tiles, source_columns, segment, segments, kernel_rows;
   SmallDivisor dilation_h, dilation_w;
@@ -23,7 +22,6 @@ struct Convolution {
         mirrored(problem.pass == Pass::backward_input),
         channels(static_cast<int>(problem.channels)),
         batch(static_cast<int>(problem.batch)),
-        filter_columns(static_cast<int>(problem.w.kernel)),
         image_blocks(g.image_blocks),
         row_groups(g.row_groups),
         tiles(g.tiles),
@@ -174,15 +172,18 @@ __global__ void __launch_bounds__(kMaxWarps* kLanes, 1)
   });
 }
 
+template <int lane_images>
+auto choose(int columns) {
+  return columns == 7 ? convolve<lane_images, 7> : convolve<lane_images, 8>;
+}
+
 inline void launch_convolve(const Problem& problem, const Plan& plan, const Tensors& tensors,
                             cudaStream_t stream) {
   const Geometry g = geometry(problem, plan.tiling);
   const bool backward = problem.pass == Pass::backward_input;
   const auto* source = static_cast<const float*>(backward ? tensors.output : tensors.input);
   auto* result = static_cast<float*>(backward ? tensors.input : tensors.output);
-  const bool two = g.images > kLanes, seven = g.columns == 7;
-  const auto kernel =
-      two ? (seven ? convolve<2, 7> : convolve<2, 8>) : (seven ? convolve<1, 7> : convolve<1, 8>);
+  const auto kernel = g.images > kLanes ? choose<2>(g.columns) : choose<1>(g.columns);
   allow_shared(kernel, g.shared_bytes);
   kernel<<<static_cast<unsigned>(plan.blocks), plan.threads, g.shared_bytes, stream>>>(
       Convolution(g, problem), source, static_cast<const float*>(tensors.weight),

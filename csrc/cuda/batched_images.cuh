@@ -5,11 +5,9 @@
 #include "../families/batched.h"
 #include "divide.cuh"
 #include "memory.cuh"
+#include "uniform.cuh"
 
 namespace dwconv::batched {
-
-// The same number, of which the compiler then knows that all lanes have it.
-__device__ inline int uniform(int number) { return __shfl_sync(0xffffffffu, number, 0); }
 
 // Some channels of some images of a tensor.
 struct Images {

@@ -6,6 +6,7 @@
 #include "batches.cuh"
 #include "divide.cuh"
 #include "scalar.cuh"
+#include "uniform.cuh"
 
 namespace dwconv::direct {
 
@@ -19,15 +20,6 @@ struct alignas(4 * sizeof(Type)) Quad {
 template <typename Type>
 bool has_quads(const Type* tensor, int columns) {
   return columns % kQuad == 0 && reinterpret_cast<std::uintptr_t>(tensor) % sizeof(Quad<Type>) == 0;
-}
-
-// The same number, of which the compiler then knows that all lanes have it.
-__device__ inline int uniform(int number) {
-#if __CUDA_ARCH__ >= 800
-  return __reduce_max_sync(0xffffffffu, number);
-#else
-  return __shfl_sync(0xffffffffu, number, 0);
-#endif
 }
 
 // Rows of some images, from the column `first` on, which may lie outside the image, to the one

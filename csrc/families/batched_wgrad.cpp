@@ -11,7 +11,9 @@ SumGeometry sum_geometry(const Problem& problem, const Tiling& tiling) {
   const auto clamp = [&](int row) { return std::clamp(row, 0, g.h.kernel - 1); };
   // Row r of the filter takes result 0 to row r * dilation - pad of the image.
   g.first_tap_row = clamp(ceil_div(std::max(g.h.pad - g.h.result + 1, 0), g.h.dilation));
-  g.tap_rows = clamp((g.h.source - 1 + g.h.pad) / g.h.dilation) - g.first_tap_row + 1;
+  // With a dilation the image may lie between two of them: then one, for there are tasks for some.
+  const int last_tap_row = clamp((g.h.source - 1 + g.h.pad) / g.h.dilation);
+  g.tap_rows = std::max(last_tap_row - g.first_tap_row + 1, 1);
   g.tap_groups = ceil_div(g.tap_rows, kTapRows);
   g.channels = tiling.planes;
   g.groups = static_cast<int>((problem.channels + g.channels - 1) / g.channels);
