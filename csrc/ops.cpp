@@ -96,10 +96,11 @@ Tensor gradient_of_input(const Tensor& dense_grad, const Tensor& weight, const S
   return grad_input;
 }
 
-// And of the bias where it is wanted: both are sums over the same output gradient.
+// And of the bias where it is wanted: both are sums over the same output gradient. A filter has one
+// channel: `weight_layout` says no more than what stride that axis gets, see lying_as in _ops.py.
 std::pair<Tensor, Tensor> gradients_of_weight(const Tensor& dense_grad, const Tensor& input,
                                               const Size& weight_size, const Geometry& geometry,
-                                              Layout layout, bool bias) {
+                                              Layout layout, Layout weight_layout, bool bias) {
   const Size input_size = size_of(input.sizes(), "input");
   Problem problem =
       make_problem(Pass::backward_weight, dense_grad, layout, input_size, weight_size, geometry);
@@ -108,7 +109,7 @@ std::pair<Tensor, Tensor> gradients_of_weight(const Tensor& dense_grad, const Te
   check_matches(input, "input", input_size, dense_grad);
 
   const DeviceGuard guard(dense_grad.get_device_index());
-  Tensor grad_weight = empty(weight_size, Layout::nchw, dense_grad);
+  Tensor grad_weight = empty(weight_size, weight_layout, dense_grad);
   Tensor grad_bias =
       bias ? empty(std::array{problem.filters()}, Layout::nchw, dense_grad) : Tensor();
   if (problem.output_numel() == 0) {
@@ -149,11 +150,12 @@ Tensor backward_weight(const Tensor& grad_output, const Tensor& input, const Lis
                        const List& stride, const List& padding, const List& dilation) {
   const Layout layout = layout_of(grad_output);
   return gradients_of_weight(dense(grad_output, layout), input, size_of(weight_size, "weight_size"),
-                             geometry_of(stride, padding, dilation), layout, false)
+                             geometry_of(stride, padding, dilation), layout, Layout::nchw, false)
       .first;
 }
 
 // Those of all gradients that are wanted: bit 0 of `wanted` is the input's, then weight's, bias's.
+// The weight's has the strides of the weight.
 std::tuple<Tensor, Tensor, Tensor> backward_packed(const Tensor& grad_output, const Tensor& input,
                                                    const Tensor& weight, int64_t geometry,
                                                    int64_t wanted) {
@@ -167,8 +169,9 @@ std::tuple<Tensor, Tensor, Tensor> backward_packed(const Tensor& grad_output, co
   Tensor of_input, of_weight, of_bias;
   if (wanted & 1) of_input = gradient_of_input(grad, weight, input_size, unpacked, layout);
   if (wanted & 2) {
+    const Layout weight_layout = weight.strides()[1] == 1 ? Layout::nhwc : Layout::nchw;
     std::tie(of_weight, of_bias) =
-        gradients_of_weight(grad, input, weight_size, unpacked, layout, bias);
+        gradients_of_weight(grad, input, weight_size, unpacked, layout, weight_layout, bias);
   } else if (bias) {
     of_bias = torch::stable::sum(grad, std::vector<int64_t>{0, 2, 3});
   }

@@ -324,7 +324,9 @@ def backward_unpacked(
     grad = grad_output.contiguous(memory_format=suggest_memory_format(input))
     return (
         backward_input(grad, weight, input.shape, *given) if wanted & 1 else None,
-        backward_weight(grad, input, weight.shape, *given) if wanted & 2 else None,
+        lying_as(backward_weight(grad, input, weight.shape, *given), weight)
+        if wanted & 2
+        else None,
         grad.sum((0, 2, 3)) if wanted & 4 else None,
     )
 

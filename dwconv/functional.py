@@ -19,36 +19,41 @@ from dwconv.arguments import Around, IntOrPair, check, check_input
 
 class _DepthwiseConv2d(Function):
     """The packed operators. Gradients that have derivatives themselves are of the other operators,
-    to which transforms.py gives them."""
+    to which transforms.py gives them.
+
+    Every Python call counts here: in the autograd thread, which wakes up for each, it takes several
+    times as long as in a loop. torch.func, which wants a ``setup_context``, never comes this way.
+    """
 
     @staticmethod
-    def forward(input: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    def forward(
+        ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry
+    ) -> Tensor:
+        ctx.save_for_backward(input, weight)
+        ctx.geometry = geometry
         result: Tensor = _ops.forward_packed(input, weight, bias, geometry.packed)
         return result
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        input, weight, _, ctx.geometry = inputs
-        ctx.save_for_backward(input, weight)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         input, weight = ctx.saved_tensors
         need_input, need_weight, need_bias, _ = ctx.needs_input_grad
         geometry = ctx.geometry
-        if torch.is_grad_enabled() or is_dynamo_compiling() or transforms.active():
+        if (
+            torch.is_grad_enabled()
+            or _are_functorch_transforms_active()
+            or forward_ad._current_level >= 0
+            or is_dynamo_compiling()
+        ):
             tensors = input, weight, None, None
             needed = need_input, need_weight, False, need_bias
             like = _ops.memory_format_of(input)
             found = transforms.gradients(grad, tensors, needed, like, geometry.lists)
             of_input, of_weight, _, of_bias = found
         else:
-            wanted = need_input | need_weight << 1 | need_bias << 2
             of_input, of_weight, of_bias = _ops.backward_packed(
-                grad, input, weight, geometry.packed, wanted
+                grad, input, weight, geometry.packed, need_input | need_weight << 1 | need_bias << 2
             )
-            if need_weight:
-                of_weight = _ops.lying_as(of_weight, weight)
         return of_input, of_weight, of_bias, None
 
 
@@ -56,10 +61,6 @@ class _DepthwiseConv2d(Function):
 # looks up the signature of `forward`, every time, which takes longer than all the rest, and goes
 # through all arguments for tensors.
 _apply: Callable[..., Tensor] = super(Function, _DepthwiseConv2d).apply
-
-
-def _alive(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else unwrap_if_dead(tensor)
 
 
 def _compute(input: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
@@ -70,7 +71,8 @@ def _compute(input: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geome
     elif torch.is_grad_enabled() and (
         input.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
     ):
-        result = _apply(_alive(input), _alive(weight), _alive(bias), geometry)
+        bias = None if bias is None else unwrap_if_dead(bias)
+        result = _apply(unwrap_if_dead(input), unwrap_if_dead(weight), bias, geometry)
     else:
         result = _ops.forward_packed(input, weight, bias, geometry.packed)
     return result
