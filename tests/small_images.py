@@ -36,6 +36,36 @@ SMALL_IMAGES = [
 ]
 
 
+# Filters that reach far beyond all columns of an image: up to 8 results a row and 16 columns, where
+# a window of the tensor cores holds the image; and one more of either.
+NARROW_IMAGES = [
+    Problem(
+        batch=batch,
+        channels=channels,
+        size=size,
+        kernel=kernel,
+        dilation=dilation,
+        padding=padding,
+        bias=channels % 2 == 1,
+    )
+    for size, kernel, dilation, batch, channels, padding in [
+        ((23, 7), (11, 11), (1, 1), 5, 3, (5, 5, 5, 5)),
+        ((9, 8), (10, 10), (1, 1), 17, 2, (4, 4, 4, 5)),
+        ((9, 8), (10, 10), (1, 1), 17, 2, (4, 4, 5, 4)),
+        ((30, 6), (11, 5), (2, 3), 3, 5, (5, 5, 6, 6)),
+        ((17, 5), (6, 9), (1, 2), 4, 9, (3, 2, 9, 7)),
+        ((12, 16), (5, 10), (1, 1), 3, 7, (2, 2, 0, 0)),
+        ((12, 16), (5, 11), (1, 1), 3, 4, (2, 2, 1, 0)),
+        ((7, 16), (4, 4), (1, 3), 9, 8, (1, 2, 0, 0)),
+        ((7, 17), (4, 11), (1, 1), 9, 8, (1, 2, 0, 1)),
+        ((20, 2), (7, 11), (3, 1), 2, 19, (9, 9, 8, 8)),
+        ((11, 1), (3, 32), (1, 1), 2, 3, (1, 1, 18, 20)),
+        ((11, 4), (5, 33), (1, 1), 2, 2, (2, 2, 16, 16)),
+        ((41, 8), (8, 7), (1, 5), 2, 17, (3, 4, 15, 15)),
+    ]
+]
+
+
 @st.composite
 def small_images(draw: st.DrawFn) -> Problem:
     """Problems of images up to 16 x 16 that keep their size: whole and halved planes of any fit."""

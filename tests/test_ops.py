@@ -28,7 +28,7 @@ from problems import (
     run_pass,
     takes,
 )
-from small_images import SINGLE_TAPS, SMALL_IMAGES, problems_for
+from small_images import NARROW_IMAGES, SINGLE_TAPS, SMALL_IMAGES, problems_for
 from torch import Tensor
 from wide_pixels import PLANES, WIDE_PIXELS
 
@@ -116,6 +116,7 @@ HARD_PROBLEMS = [
     Problem(batch=3, size=(67, 131), kernel=(5, 5), padding=(2, 2, 2, 2)),
     *TINY_IMAGES,
     *SMALL_IMAGES,
+    *NARROW_IMAGES,
     *SINGLE_TAPS,
     *WIDE_PIXELS,
     *PLANES,

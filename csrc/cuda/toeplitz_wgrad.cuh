@@ -164,11 +164,14 @@ __device__ inline void add_diagonals(const Geometry& g, float (&sums)[A::kernel_
       }
     __syncwarp();
     if (lane < g.w.kernel) {
-      const float* from = products + (g.shift + lane * g.w.dilation) * kSumPitch;
+      const int first = g.shift + lane * g.w.dilation;
       float sum = 0;
 #pragma unroll
-      for (int n = 0; n < kColumns; ++n)
-        if (n < g.columns) sum += from[n * (g.w.stride * kSumPitch + 1)];
+      for (int n = 0; n < kColumns; ++n) {
+        // A window that holds the image may not hold all that a tap meets.
+        const auto column = static_cast<unsigned>(first + n * g.w.stride);
+        if (n < g.columns && column < A::windows * kWindow) sum += products[column * kSumPitch + n];
+      }
       float& total = totals[row * g.w.kernel + lane];
       total = fresh ? sum : total + sum;
     }

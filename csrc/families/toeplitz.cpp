@@ -168,7 +168,8 @@ std::optional<std::string> refuse(const Problem& problem, const Arch& arch) {
     return "images, batch or channels are too large for it";
   }
   const Geometry g = geometry(problem, {});
-  if (g.w.reach(g.columns) > g.access.windows() * kWindow || g.access.parts > kMaxParts) {
+  const bool too_far = !g.holds_image && g.w.reach(g.columns) > g.access.windows() * kWindow;
+  if (too_far || g.access.parts > kMaxParts) {
     return "neighbouring results reach over more than two windows of 16 columns";
   }
   if (problem.layout == Layout::nhwc && !takes_pixels(g.access))

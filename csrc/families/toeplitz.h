@@ -3,7 +3,8 @@
 // kernels.
 //
 // A strip is 8 neighbouring results of a row, or 6 where those read a window of 16 columns and 8
-// one of 32. A position is one strip of one image: a warp takes 16 of a channel at a time, and
+// one of 32. Of an image of one strip the window may hold all columns, however far the filter
+// reaches beyond. A position is one strip of one image: a warp takes 16 of a channel at a time, and
 // walks down their rows (those of one class modulo the dilation) together.
 //
 // Of channels_last images a block makes planes in shared memory, as if they had come contiguous,
@@ -73,6 +74,10 @@ inline constexpr int kTapTableBytes = 8 * 32;
 // zero.
 constexpr int tap_pitch(int parts) { return parts * kWindow - kFewColumns + 2; }
 
+// Filters so wide that a window which holds the image has taps for: one for each lane of a weight
+// gradient; of channels_last images, as many as there is room for.
+constexpr int most_taps(Layout layout) { return layout == Layout::nhwc ? tap_pitch(1) - 1 : 32; }
+
 // The pitch of the 16 x 8 products of a weight gradient's filter row: it keeps the diagonals in
 // different banks.
 inline constexpr int kSumPitch = kColumns + 1;
@@ -125,12 +130,13 @@ struct Geometry {
   int bands = 1;
   int columns = kColumns;  // of a strip
   int strips = 1;
-  int row_classes = 1;  // rows modulo the dilation
-  int walks = 1;        // that a class is cut into, so that all warps have work
-  int walk_rows = 1;    // of a walk
-  int batches = 1;      // of kPositions, of a channel of a unit
-  int shift = 0;        // columns of a window before the first that its strip reads
-  int end = 0;          // where the columns of an image end, in its rows
+  int row_classes = 1;       // rows modulo the dilation
+  int walks = 1;             // that a class is cut into, so that all warps have work
+  int walk_rows = 1;         // of a walk
+  int batches = 1;           // of kPositions, of a channel of a unit
+  bool holds_image = false;  // a window, all columns of an image
+  int shift = 0;             // columns of a window before the first that its strip reads
+  int end = 0;               // where the columns of an image end, in its rows
   // Of channels_last images alone, whose planes are laid out here: rows of `w.source` columns, all
   // pairs, the first of which may be there for that alone (`lead`), and counts as padding; and
   // elements from one plane to the next.
