@@ -149,9 +149,11 @@ def check(problem: Problem, pass_: str, dtype: str, family: str, force_kernel: F
 @pytest.mark.parametrize("pass_", ["forward", "backward_weight"])
 @pytest.mark.parametrize("problem", SHARED_COLUMNS, ids=lambda problem: problem.id)
 def test_threads_take_several_columns(problem: Problem, pass_: str) -> None:
-    """In float32; in 16 bits such filters are for the tensor cores."""
+    """In float32; in 16 bits where tensor cores may not do, for the filter is wide and dilated."""
     assert plan(problem, pass_, "float32", "tile")["tiling"]["columns"] == 5
-    assert plan(problem, pass_, "float16", "tile")["tiling"]["columns"] in (1, 4)
+    too_wide = problem.dilation[1] > 1 and problem.kernel[1] >= 6
+    columns = plan(problem, pass_, "float16", "tile")["tiling"]["columns"]
+    assert columns == 5 if too_wide else columns in (1, 4)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])

@@ -15,7 +15,7 @@ auto choose_narrow(const Geometry& g, std::integer_sequence<int, width...>) {
     if (g.w.kernel != kernel_w) return;
     if constexpr (has_one_column(dtype, mode, kernel_w))
       found = Kernels::template of<kernel_w, OneColumn<mode>>(g);
-    if constexpr (has_sharing_columns(dtype, kernel_w)) {
+    if constexpr (has_sharing_columns(dtype, mode, kernel_w)) {
       if (g.access.columns == kSharingColumns)
         found = Kernels::template of<kernel_w, SharingColumns<mode>>(g);
     }
