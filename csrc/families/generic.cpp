@@ -13,50 +13,78 @@ using namespace generic;
 constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
 // What one multiprocessor gets through in a microsecond: results with their index arithmetic, and
-// multiply-adds. Fitted to all cases of benchmarks/h100.json, whose times they give within a factor
-// of 2.6; nhwc is slow with large filters because its lanes read weights that lie far apart.
+// multiply-adds; and what a thread waits for each tap, in microseconds. Fitted to 419 passes of 5
+// to 40 us, whose times they give within a sixth on average; nhwc is slow with large filters
+// because its lanes read weights that lie far apart.
 struct Rates {
   double results;
   double multiply_adds;
+  double tap_us;
 };
-constexpr Rates kGatherNchw{455, 43500};
-constexpr Rates kGatherNhwc{624, 12800};
-constexpr Rates kWeightNchw{458, 11200};
-constexpr Rates kWeightNhwc{1011, 16900};
+constexpr Rates kGatherNchw{503, 12900, 0.071};
+constexpr Rates kGatherNhwc{588, 10500, 0.098};
+constexpr double kRowUs = 0.15;  // for each row of the filter
+constexpr double kGatherUs = 5.4;
+constexpr double kOverlap = 0.2;  // of the shorter of work and waits, what is seen
+
+// Pairs of an output and a tap that meet an element of the input along an axis. Of long filters
+// some taps stand for all.
+double pairs_inside(const Axis& axis) {
+  double pairs = 0;
+  const std::int64_t step = ceil_div(axis.kernel, 64);
+  for (std::int64_t tap = 0; tap < axis.kernel; tap += step) {
+    const std::int64_t before = std::max<std::int64_t>(axis.pad_before - tap * axis.dilation, 0);
+    const std::int64_t end = axis.pad_before - tap * axis.dilation + axis.input;
+    const std::int64_t first = ceil_div(before, axis.stride);
+    const std::int64_t last = end > 0 ? std::min(ceil_div(end, axis.stride), axis.output()) : 0;
+    pairs += static_cast<double>(std::max<std::int64_t>(last - first, 0) * step);
+  }
+  return pairs;
+}
+
+double gather_us(const Problem& problem, const Arch& arch) {
+  const bool forward = problem.pass == Pass::forward;
+  const Rates& rates = problem.layout == Layout::nchw ? kGatherNchw : kGatherNhwc;
+  const std::int64_t results = forward ? problem.output_numel() : problem.input_numel();
+  const double planes = static_cast<double>(problem.batch * problem.filters());
+  const double pairs = pairs_inside(problem.h) * pairs_inside(problem.w);
+  const double work =
+      (static_cast<double>(results) / rates.results + planes * pairs / rates.multiply_adds) /
+      arch.multiprocessors;
+  // Of a result on average.
+  const Axis &h = problem.h, &w = problem.w;
+  const auto of_plane = static_cast<double>(forward ? h.output() * w.output() : h.input * w.input);
+  const double rows = static_cast<double>(h.kernel) / static_cast<double>(forward ? 1 : h.stride);
+  const double waits = rates.tap_us * pairs / of_plane + kRowUs * rows;
+  return kGatherUs + std::max(work, waits) + kOverlap * std::min(work, waits);
+}
+
+// Of a weight gradient: fitted to all cases of benchmarks/h100.json.
+constexpr Rates kWeightNchw{458, 11200, 0};
+constexpr Rates kWeightNhwc{1011, 16900, 0};
 constexpr double kLaunchUs = 5;
-// Of a weight gradient: its second kernel, and rows that lanes walk down one after the other. N20
-// C42 21x53 k6x2 stride 2 float32 takes 36 us where the rates alone say 10.
+// Its second kernel, and rows that lanes walk down one after the other. N20 C42 21x53 k6x2 stride 2
+// float32 takes 36 us where the rates alone say 10.
 constexpr double kSumUs = 10;
 
 // What the rates do not know, as a factor.
 double slowdown(const Problem& problem) {
-  const bool weight = problem.pass == Pass::backward_weight;
-  if (weight && problem.layout == Layout::nhwc) {
+  if (problem.layout == Layout::nhwc) {
     // Lanes without a channel; N79 C22 100x60 k2 stride 2 float32 takes 74 us where the rates say
     // 22, N7374 C3 76x5 k4x2 stride 2 bfloat16 121 where they say 9.
     const auto channels = static_cast<double>(problem.filters());
     return 2 * kWarp * std::ceil(channels / kWarp) / channels;
   }
-  // Lanes of different rows: the weight gradient of N2324 C13 7x5 k5 stride 2 float32 takes 54 us
-  // where the rates say 17, N7 C224 97x9 k8 float16 19 us forward where they say 13.
-  const bool narrow = problem.layout == Layout::nchw && problem.w.output() < 8;
-  if (weight) return narrow ? 20 : 1;
-  // Every second element: N13 C1674 18x20 k9 stride 2 float32 takes 54 us where the rates say 25.
-  if (problem.pass == Pass::forward && problem.w.stride > 1) return 2;
-  return narrow ? 1.8 : 1;
+  // Lanes of different rows: N2324 C13 7x5 k5 stride 2 float32 takes 54 us where the rates say 17.
+  return problem.w.output() < 8 ? 20 : 1;
 }
 
-double estimate_us(const Problem& problem, const Arch& arch) {
-  const bool nchw = problem.layout == Layout::nchw;
-  const bool weight = problem.pass == Pass::backward_weight;
-  const Rates& gather = nchw ? kGatherNchw : kGatherNhwc;
-  const Rates& rates = !weight ? gather : nchw ? kWeightNchw : kWeightNhwc;
+double weight_us(const Problem& problem, const Arch& arch) {
+  const Rates& rates = problem.layout == Layout::nchw ? kWeightNchw : kWeightNhwc;
   const auto outputs = static_cast<double>(problem.output_numel());
-  const auto results =
-      problem.pass == Pass::backward_input ? static_cast<double>(problem.input_numel()) : outputs;
   const double multiply_adds = outputs * static_cast<double>(problem.taps());
-  return kLaunchUs + (weight ? kSumUs : 0) +
-         slowdown(problem) * (results / rates.results + multiply_adds / rates.multiply_adds) /
+  return kLaunchUs + kSumUs +
+         slowdown(problem) * (outputs / rates.results + multiply_adds / rates.multiply_adds) /
              arch.multiprocessors;
 }
 
@@ -101,10 +129,10 @@ Plan weight_gradient(const Problem& problem, const Arch& arch) {
 
 // Always valid: this is the fallback.
 Answer plan_launch(const Kernel& kernel, const Problem& problem, const Arch& arch) {
-  Plan plan =
-      problem.pass == Pass::backward_weight ? weight_gradient(problem, arch) : gather(problem);
+  const bool weight = problem.pass == Pass::backward_weight;
+  Plan plan = weight ? weight_gradient(problem, arch) : gather(problem);
   plan.kernel = &kernel;
-  plan.estimate_us = estimate_us(problem, arch);
+  plan.estimate_us = weight ? weight_us(problem, arch) : gather_us(problem, arch);
   return plan;
 }
 

@@ -16,6 +16,7 @@ using namespace tile;
 // of float16: the choice is 3.3 % slower than the best of them on average.
 constexpr double kBytesPerUs = 2.84e6;      // a large copy moves 3.0e6
 constexpr double kLaunchUs = 3.5;           // an empty kernel
+constexpr double kLeastUs = 6.7;            // whatever little there is to do
 constexpr double kSumUs = 3.12;             // the kernel that adds the partial sums
 constexpr double kIssuePerUs = 6.63e3;      // warp instructions of a multiprocessor
 constexpr double kRuns = 1.06;              // bytes of runs, against those of units in turn
@@ -29,6 +30,9 @@ constexpr double kTeams = 1.05;             // teams are fewer blocks than fit
 constexpr double kAgainstOthers = 1.04;
 constexpr double kWeightUs = 2.54;   // of a weight gradient: its ends
 constexpr double kThirdStage = 1.1;  // of a weight gradient: its memory has better uses
+// So much less do weight gradients with stride 2 take, if filters have few columns.
+constexpr double kFewTapsUs = 1;
+constexpr int kFewTaps = 4;
 // Of what the busiest scheduler of a multiprocessor has to do more than others, the part that
 // counts.
 constexpr double kUneven = 0.53;
@@ -164,8 +168,9 @@ double estimate(const Problem& problem, const Arch& arch, const Geometry& g, con
     us += kSumUs + static_cast<double>(partials.bytes()) / rate;
   }
   if (weight && tiling.stages > 2) us *= kThirdStage;
+  if (weight && g.w.stride == 2 && g.w.kernel <= kFewTaps) us -= kFewTapsUs;
   if (deal.team > 1) us *= kTeams;
-  return us * kAgainstOthers;
+  return std::max(us * kAgainstOthers, kLeastUs);
 }
 
 // Tiles to choose from; where geometry() knows the height, there is one.
@@ -180,7 +185,7 @@ std::vector<Tile> tiles_of(const Problem& problem, const Geometry& g) {
     tiles.push_back({weight ? g.tile_rows : kTileRows, 1});
     if (!weight && has_tall_tiles(g.access.mode, g.w.kernel)) tiles.push_back({kTallRows, 1});
   }
-  if (has_sharing_columns(problem.dtype, g.w.kernel))
+  if (has_sharing_columns(problem.dtype, g.access.mode, g.w.kernel))
     tiles.push_back({g.tile_rows, kSharingColumns});
   if (has_few_columns(g.access.mode, g.w.kernel)) tiles.push_back({kFewRows, kFewColumns});
   return tiles;

@@ -23,6 +23,8 @@ constexpr double kSumUs = 9;                    // the kernel that adds the part
 constexpr double kOnePlace = 1.12;              // the time of one place for results, against two
 constexpr double kRuns = 1.093;                 // bytes of runs, against those of units in turn
 constexpr double kTeams = 1.1;                  // teams are fewer blocks than fit
+constexpr double kStridedUs = 1;                // of weight gradients with stride 2
+constexpr double kFewRows = 1.2;                // of theirs, where filters have one or two rows
 constexpr double kSector = 32;                  // bytes that memory moves at least
 constexpr double kMultiplyCycles = 6.3;         // of a tensor core
 
@@ -89,8 +91,11 @@ double estimate(const Problem& problem, const Arch& arch, const Geometry& g, con
                         (deal.in_turn || weight ? 1 : kRuns) /
                         (kBytesPerUs * arch.multiprocessors / 132);
   const double busiest = std::max(memory, compute) + 0.25 * std::min(memory, compute);
-  return kLaunchUs + (weight && !deal.whole_groups ? kSumUs : 0) +
-         busiest * (tiling.places == 1 && !weight ? kOnePlace : 1) * (deal.team > 1 ? kTeams : 1);
+  const double us =
+      kLaunchUs + (weight && !deal.whole_groups ? kSumUs : 0) +
+      busiest * (tiling.places == 1 && !weight ? kOnePlace : 1) * (deal.team > 1 ? kTeams : 1);
+  if (!weight || g.access.mode != Mode::strided) return us;
+  return us * (g.access.kernel_h <= 2 ? kFewRows : 1) + kStridedUs;
 }
 
 // The tiling with the lowest estimate; us < 0 where none fits.
