@@ -100,6 +100,13 @@ TRANSPOSED = [
     Problem(batch=1, channels=130, size=(45, 47), padding=(1, 1, 1, 1)),
     Problem(batch=2, channels=13, multiplier=3, size=(19, 23), padding=(1, 1, 1, 1), bias=True),
     Problem(batch=7, channels=8, size=(40, 33), dilation=(2, 3), padding=(2, 2, 3, 3)),
+    # tiles of pairs, with as many as they hold, and one and two more: even and odd, of either
+    Problem(batch=3, channels=64, size=(8, 8), padding=(1, 1, 1, 1)),
+    Problem(batch=2, channels=66, size=(13, 5), padding=(1, 1, 1, 1), bias=True),
+    Problem(batch=2, channels=65, size=(11, 6), padding=(1, 1, 1, 1)),
+    Problem(batch=3, channels=32, size=(9, 14), padding=(1, 1, 1, 1)),
+    Problem(batch=3, channels=33, size=(7, 7), padding=(1, 1, 1, 1), bias=True),
+    Problem(batch=2, channels=129, size=(9, 15), padding=(1, 1, 1, 1)),
 ]
 ROWS = [row for row in KERNELS if row["layout"] == "nchw" and row["dtype"] != "float64"]
 

@@ -81,7 +81,7 @@ INCLUDE_RULES: list[tuple[str, list[str], set[str]]] = [
         ],
         {"cuda"},
     ),
-    ("cuda/transpose.*", ["transpose.h", "cuda/transpose.h", "cuda/*.cuh"], {"cuda"}),
+    ("cuda/transpose*", ["transpose.h", "cuda/transpose.h", "cuda/*.cuh"], {"cuda"}),
     (
         "cuda/claim_counters.*",
         ["plan.h", "families/unit.h", "cuda/*.h", "cuda/check.cuh"],

@@ -3,6 +3,7 @@
 #include "check.cuh"
 #include "divide.cuh"
 #include "memory.cuh"
+#include "transpose_pairs.cuh"
 
 namespace dwconv {
 namespace {
@@ -212,9 +213,13 @@ void launch_transpose(const Matrices& matrices, const void* source, void* result
 
 void transpose(const Matrices& matrices, std::int64_t element_bytes, const void* source,
                void* result, cudaStream_t stream) {
-  const auto launch =
-      element_bytes == 4 ? launch_transpose<std::uint32_t> : launch_transpose<std::uint16_t>;
-  launch(matrices, source, result, stream);
+  if (element_bytes == 4) {
+    launch_transpose<std::uint32_t>(matrices, source, result, stream);
+  } else if (pairs::transpose(matrices, source, result, stream)) {
+    check_launch("transpose_pairs");
+  } else {
+    launch_transpose<std::uint16_t>(matrices, source, result, stream);
+  }
 }
 
 }  // namespace dwconv
