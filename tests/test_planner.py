@@ -73,7 +73,7 @@ def test_every_problem_gets_a_plan(
     )
     chosen = next(kernel for kernel in KERNELS if kernel["name"] == answer["kernel"])
     assert (chosen["pass"], chosen["dtype"]) == (row["pass"], row["dtype"])
-    assert chosen["layout"] == row["layout"] or lies_the_same(problem)
+    assert chosen["layout"] == row["layout"] or lies_the_same(problem) or answer["transposed"]
     assert 1 <= answer["blocks"] < 2**31
     assert 32 <= answer["threads"] <= 1024
     assert answer["threads"] % 32 == 0
@@ -324,7 +324,7 @@ def test_results_in_the_padding_are_left_to_others(
 @pytest.mark.parametrize("row", KERNELS, ids=lambda row: row["name"])
 def test_forced_kernel_is_taken(row: dict[str, str]) -> None:
     """For its own class of problems."""
-    problem = Problem(channels=8, kernel=(5, 5), padding=(2, 2, 2, 2))
+    problem = Problem(channels=8, kernel=(7, 7), padding=(3, 3, 3, 3))
     if row["name"].startswith("pointwise_"):
         problem = Problem(kernel=(1, 1))
     answer = plan(problem, row["pass"], row["dtype"], row["layout"], kernel=row["name"])

@@ -9,14 +9,14 @@ namespace dwconv::toeplitz {
 
 // Of planes that are made in shared memory all columns are pairs.
 template <typename Kernels>
-constexpr bool of_planes = requires { Kernels::of_planes; };
+constexpr bool of_planes = requires { Kernels::takes({}); };
 
 template <typename Kernels, Mode mode, int parts, int unit, int kernel_h>
 constexpr typename Kernels::Kernel of_height() {
   if constexpr (!of_planes<Kernels>) {
     constexpr int units = has_pairs(kernel_h, parts) ? unit : 1;
     return Kernels::template of<Fixed<mode, kernel_h, parts, units>>();
-  } else if constexpr (takes_pixels({mode, kernel_h, parts, unit})) {
+  } else if constexpr (Kernels::takes({mode, kernel_h, parts, unit})) {
     return Kernels::template of<Fixed<mode, kernel_h, parts, unit>>();
   } else {
     return nullptr;

@@ -141,7 +141,7 @@ template <typename S>
 struct PixelConvolutions {
   using Kernel = void (*)(PixelConvolution, const typename S::Type*, const typename S::Type*,
                           const typename S::Type*, typename S::Type*);
-  static constexpr bool of_planes = true;
+  static constexpr bool takes(const Access& a) { return takes_pixels(a, false); }
   template <typename A>
   static constexpr Kernel of() {
     return convolve_pixels<S, A>;

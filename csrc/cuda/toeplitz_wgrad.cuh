@@ -26,7 +26,8 @@ __device__ inline void walk(const Grid& grid, TurnedImage<A::unit, A::windows> i
   if (steps.first >= steps.last) return;
   constexpr int ring = A::ring;
   const int dilation = grid.g.h.dilation;  // 1 but in dense mode
-  const int pitch = grid.g.w.source * 2, grad_step = grid.g.w.result * 2 * dilation;
+  const int pitch = grid.g.w.source * 2, grad_pitch = grid.result.row * 2;
+  const int grad_step = grad_pitch * dilation;
   int source_row = steps.row + steps.first * A::source_rows * dilation;
   typename TurnedImage<A::unit, A::windows>::Words words[A::source_rows];
   Gradient::Words grad_words;
@@ -41,7 +42,7 @@ __device__ inline void walk(const Grid& grid, TurnedImage<A::unit, A::windows> i
   };
   // Rows of the gradient that meet the first step: all but the newest are arranged here.
   int t = steps.first - (ring - 1);
-  advance(gradient.at, grad_row * grid.g.w.result * 2 + t * grad_step);
+  advance(gradient.at, grad_row * grad_pitch + t * grad_step);
   std::uint32_t strip[ring][2] = {};
 #pragma unroll
   for (int i = 0; i < ring - 1; ++i) {
@@ -111,7 +112,7 @@ class SummedPlace {
       const bool there = index < positions;
       const Position at = grid.position(there ? index : 0);
       const int column = g.source_column(at.strip);
-      image_.set_columns(i, column, g.last_column(at.strip));
+      image_.set_columns(i, column - g.lead, g.last_column(at.strip) - g.lead);
       image_.at[i] =
           at.image * g.source_run + 2 * (task.channel * static_cast<int>(grid.source.plane) +
                                          column + Turned::first_column());

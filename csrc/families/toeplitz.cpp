@@ -177,7 +177,8 @@ std::optional<std::string> refuse(const Problem& problem, const Arch& arch) {
   if (too_far || g.access.parts > kMaxParts) {
     return "neighbouring results reach over more than two windows of 16 columns";
   }
-  if (problem.layout == Layout::nhwc && !takes_pixels(g.access))
+  const bool weight = problem.pass == Pass::backward_weight;
+  if (problem.layout == Layout::nhwc && !takes_pixels(g.access, weight))
     return "of channels_last images it takes no filters with so few rows";
   return std::nullopt;
 }

@@ -100,8 +100,9 @@ constexpr int resident_blocks(const Access& a, bool weight) {
 
 // Whether a kernel is compiled for channels_last images. Lower filters are better off in strip:
 // none of 20 with one row that were tried was faster here, 6 of 35 with two were, 1 of 22 with
-// three.
-constexpr bool takes_pixels(const Access& a) {
+// three. Of their weight gradients, none of 15 with four rows was, and 1 of 12 with five.
+constexpr bool takes_pixels(const Access& a, bool weight) {
+  if (weight) return a.kernel_h >= 6;
   return a.kernel_h * (a.mode == Mode::dense ? a.parts : 1) >= 4;
 }
 // Their blocks are of twice the threads where registers allow several of those:
@@ -113,6 +114,13 @@ constexpr int pixel_threads(const Access& a) {
 constexpr int resident_pixel_blocks(const Access& a) {
   return resident_blocks(a, false) * kThreads / pixel_threads(a);
 }
+// Of a weight gradient.
+constexpr int pixel_sum_threads(const Access& a) {
+  return resident_blocks(a, true) >= 4 ? 2 * kThreads : kThreads;
+}
+constexpr int resident_pixel_sum_blocks(const Access& a) {
+  return resident_blocks(a, true) * kThreads / pixel_sum_threads(a);
+}
 
 // Everything that follows from a problem and its tiling. A unit is some channels of some images, or
 // a band of rows of one channel. With phases, results are steps: two rows or columns each.
@@ -120,6 +128,7 @@ struct Geometry {
   Window h, w;
   Access access;
   int warps = kWarps;  // of a block
+  int sharers = 1;     // of them, of one channel: weight gradients of channels_last images
   int channels = 1;    // of a unit
   int groups = 1;      // of channels
   int images = 1;      // of a unit
@@ -165,7 +174,14 @@ struct Geometry {
     return std::min(end, source_column(strip) + shift + w.reach(columns));
   }
   // Pieces of work of a unit, one for a warp at a time.
-  constexpr int tasks() const { return channels * row_classes * walks * batches; }
+  constexpr int tasks() const { return channels * channel_tasks(); }
+  constexpr int channel_tasks() const { return row_classes * walks * batches; }
+  // Where weight gradients of channels_last images have planes of the output gradient, and their
+  // warps' products, after so many sums of each channel and sharer.
+  constexpr int grad_at() const { return stages_at + images * source_run; }
+  constexpr int products_at(int sums) const {
+    return rest_at + 4 * sums * std::max(channels, warps);
+  }
   // Steps of a walk: its first result is not whole before `ring` steps.
   constexpr int steps() const { return walk_rows + access.ring() - 1; }
 };

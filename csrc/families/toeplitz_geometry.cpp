@@ -60,14 +60,18 @@ void choose_windows(Geometry& g, const Problem& problem) {
   g.shift = pairs ? odd : 0;
 }
 
-// Cuts the rows of a unit so that the warps finish soonest.
-void choose_walks(Geometry& g) {
+// Cuts the rows of a unit so that the warps finish soonest; `own`: which have channels to
+// themselves, or share one.
+void choose_walks(Geometry& g, bool own) {
   const int rows_of_class = ceil_div(g.rows, g.row_classes);
   int best = 0;
   for (int walks = 1; walks <= std::min(rows_of_class, 2 * g.warps); ++walks) {
     const int rows = ceil_div(rows_of_class, walks);
-    const int tasks = g.channels * g.row_classes * walks * g.batches;
-    const int cost = ceil_div(tasks, g.warps) * (rows + g.access.ring() - 1 + kWalkSteps);
+    const int of_channel = g.row_classes * walks * g.batches;
+    const int rounds =
+        own ? ceil_div(g.channels, g.warps / g.sharers) * ceil_div(of_channel, g.sharers)
+            : ceil_div(g.channels * of_channel, g.warps);
+    const int cost = rounds * (rows + g.access.ring() - 1 + kWalkSteps);
     if (best != 0 && cost >= best) continue;
     best = cost;
     g.walks = ceil_div(rows_of_class, rows);
@@ -89,6 +93,14 @@ void place_planes(Geometry& g, const Problem& problem, std::int64_t columns) {
   g.source_run = run_bytes(std::int64_t{g.channels} * g.source_plane, 2);
   g.result_run = run_bytes(std::int64_t{g.channels} * g.result_plane, 2);
   g.stage_bytes = g.images * g.source_run;
+  if (problem.pass == Pass::backward_weight) {
+    g.stage_bytes += g.images * g.result_run;
+    g.rest_at = g.stages_at + g.stage_bytes;
+    const int sums = static_cast<int>(std::min<std::int64_t>(problem.sums(), 1 << 12));
+    const int products = 4 * g.warps * g.access.parts * kWindow * kSumPitch;
+    g.shared_bytes = g.products_at(sums) + products + kMarginBytes;
+    return;
+  }
   g.rest_at = g.stages_at + g.stage_bytes;
   const int taps = g.access.kernel_h * tap_pitch(g.access.parts);
   g.results_at = round_up(g.rest_at + kTapTableBytes + g.channels * (4 + 2 * taps), 16);
@@ -102,7 +114,8 @@ Geometry geometry(const Problem& problem, const Tiling& tiling) {
   Geometry g;
   choose_windows(g, problem);
   const Access& a = g.access;
-  if (problem.layout == Layout::nhwc) g.warps = pixel_threads(a) / 32;
+  const bool planes = problem.layout == Layout::nhwc, own = planes && weight;
+  if (planes) g.warps = (weight ? pixel_sum_threads(a) : pixel_threads(a)) / 32;
   g.channels = tiling.planes;
   g.groups = ceil_div(static_cast<int>(problem.channels), g.channels);
   g.images = tiling.images;
@@ -113,14 +126,15 @@ Geometry geometry(const Problem& problem, const Tiling& tiling) {
   g.row_classes = std::min(g.h.dilation, g.rows);
   g.units = static_cast<std::int64_t>(g.groups) * g.image_blocks * g.bands;
   g.batches = ceil_div(g.images * g.strips, kPositions);
-  choose_walks(g);
+  if (own) g.sharers = std::max(1, g.warps / g.channels);
+  choose_walks(g, own);
 
   g.source_rows = g.whole() ? g.h.source : std::min(g.h.source, g.h.reach(g.rows));
   const bool phases = a.mode == Mode::phases;
   g.result_rows =
       phases ? static_cast<int>(std::min<std::int64_t>(2 * g.rows, problem.h.input)) : g.rows;
   const std::int64_t result_columns = phases ? problem.w.input : g.w.result;
-  if (problem.layout == Layout::nhwc) {
+  if (planes) {
     place_planes(g, problem, result_columns);
     return g;
   }

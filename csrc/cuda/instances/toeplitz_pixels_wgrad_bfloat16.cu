@@ -1,0 +1,13 @@
+#include "../toeplitz_pixels_wgrad.cuh"
+
+namespace dwconv::toeplitz {
+
+template <>
+void launch<Pass::backward_weight, DType::bfloat16, Layout::nhwc>(const Problem& problem,
+                                                                  const Plan& plan,
+                                                                  const Tensors& tensors,
+                                                                  cudaStream_t stream) {
+  launch_sum_pixels<DType::bfloat16>(problem, plan, tensors, stream);
+}
+
+}  // namespace dwconv::toeplitz
