@@ -7,8 +7,9 @@ All tensors are 4-D, of one dtype and on one device. ``stride`` and ``dilation``
 weight gradients are contiguous.
 
 ``forward_packed`` and ``backward_packed`` are what eager calls use: they take stride, padding and
-dilation as one number, see ``Geometry``, and the second computes all gradients that are wanted. On
-an H100 a list costs as much host time as a tensor's allocation, and another call twice that.
+dilation as one number, see ``Geometry``, and the second computes all gradients that are wanted, the
+weight's with the strides of the weight. On an H100 a list costs as much host time as a tensor's
+allocation, and another call twice that.
 """
 
 import functools

@@ -72,6 +72,7 @@ struct PairLoad {
     return odd ? word >> 16 | (own ? second : next) << 16 : word;
   }
 };
+
 template <bool whole>
 __device__ inline void store_pair(std::uint16_t* to, std::uint32_t pair, int left) {
   if (left <= 0) return;
