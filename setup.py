@@ -118,7 +118,7 @@ def build_arguments() -> dict[str, object]:
             "cxx": ["-std=c++20", "-O2", "-g0", "-fvisibility=hidden", *neutral, *define],
             "nvcc": [
                 "-std=c++20",
-                "-O3",
+                "-O2",  # of host code; device code is optimized in any case
                 "-Xfatbin=-compress-all",
                 "-Xcompiler=-fvisibility=hidden",
                 *define,
