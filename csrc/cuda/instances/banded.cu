@@ -3,6 +3,21 @@
 namespace dwconv::banded {
 
 template <>
+void launch<Pass::forward, DType::float16, Layout::nchw>(const Problem& problem, const Plan& plan,
+                                                         const Tensors& tensors,
+                                                         cudaStream_t stream) {
+  launch_convolve<DType::float16>(problem, plan, tensors, stream);
+}
+
+template <>
+void launch<Pass::backward_input, DType::float16, Layout::nchw>(const Problem& problem,
+                                                                const Plan& plan,
+                                                                const Tensors& tensors,
+                                                                cudaStream_t stream) {
+  launch_convolve<DType::float16>(problem, plan, tensors, stream);
+}
+
+template <>
 void launch<Pass::forward, DType::bfloat16, Layout::nchw>(const Problem& problem, const Plan& plan,
                                                           const Tensors& tensors,
                                                           cudaStream_t stream) {

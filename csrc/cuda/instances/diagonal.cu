@@ -3,6 +3,21 @@
 namespace dwconv::diagonal {
 
 template <>
+void launch<Pass::forward, DType::float16, Layout::nhwc>(const Problem& problem, const Plan& plan,
+                                                         const Tensors& tensors,
+                                                         cudaStream_t stream) {
+  launch_convolve<DType::float16>(problem, plan, tensors, stream);
+}
+
+template <>
+void launch<Pass::backward_input, DType::float16, Layout::nhwc>(const Problem& problem,
+                                                                const Plan& plan,
+                                                                const Tensors& tensors,
+                                                                cudaStream_t stream) {
+  launch_convolve<DType::float16>(problem, plan, tensors, stream);
+}
+
+template <>
 void launch<Pass::forward, DType::bfloat16, Layout::nhwc>(const Problem& problem, const Plan& plan,
                                                           const Tensors& tensors,
                                                           cudaStream_t stream) {

@@ -1,0 +1,29 @@
+#include "../direct_wgrad.cuh"
+
+namespace dwconv::direct {
+
+template <>
+void launch<Pass::backward_weight, DType::float32, Layout::nchw>(const Problem& problem,
+                                                                 const Plan& plan,
+                                                                 const Tensors& tensors,
+                                                                 cudaStream_t stream) {
+  launch_sum_rows<DType::float32>(problem, plan, tensors, stream);
+}
+
+template <>
+void launch<Pass::backward_weight, DType::float16, Layout::nchw>(const Problem& problem,
+                                                                 const Plan& plan,
+                                                                 const Tensors& tensors,
+                                                                 cudaStream_t stream) {
+  launch_sum_rows<DType::float16>(problem, plan, tensors, stream);
+}
+
+template <>
+void launch<Pass::backward_weight, DType::bfloat16, Layout::nchw>(const Problem& problem,
+                                                                  const Plan& plan,
+                                                                  const Tensors& tensors,
+                                                                  cudaStream_t stream) {
+  launch_sum_rows<DType::bfloat16>(problem, plan, tensors, stream);
+}
+
+}  // namespace dwconv::direct

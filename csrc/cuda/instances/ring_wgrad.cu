@@ -1,0 +1,29 @@
+#include "../ring_wgrad.cuh"
+
+namespace dwconv::ring {
+
+template <>
+void launch<Pass::backward_weight, DType::float32, Layout::nhwc>(const Problem& problem,
+                                                                 const Plan& plan,
+                                                                 const Tensors& tensors,
+                                                                 cudaStream_t stream) {
+  launch_sum_rows<DType::float32>(problem, plan, tensors, stream);
+}
+
+template <>
+void launch<Pass::backward_weight, DType::float16, Layout::nhwc>(const Problem& problem,
+                                                                 const Plan& plan,
+                                                                 const Tensors& tensors,
+                                                                 cudaStream_t stream) {
+  launch_sum_rows<DType::float16>(problem, plan, tensors, stream);
+}
+
+template <>
+void launch<Pass::backward_weight, DType::bfloat16, Layout::nhwc>(const Problem& problem,
+                                                                  const Plan& plan,
+                                                                  const Tensors& tensors,
+                                                                  cudaStream_t stream) {
+  launch_sum_rows<DType::bfloat16>(problem, plan, tensors, stream);
+}
+
+}  // namespace dwconv::ring
