@@ -1,6 +1,7 @@
 """Small images of large batches, one for a lane each: what small problems do not reach."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -51,6 +52,23 @@ def test_many_units(
     bound = 3e-6 if pass_ == "backward_weight" else 1e-6
     assert float((result.double() - exact).norm() / exact.norm()) <= bound
     assert torch.equal(result, again)
+
+
+@pytest.mark.gpu
+def test_another_thread_takes_no_shared_memory_away(
+    force_kernel: Callable[[str | None], None],
+) -> None:
+    """Autograd's, say, which starts the same kernel with less, but more than all kernels have."""
+    large = padded_by_half(64, 512, (14, 14), (27, 27))  # 62 KiB
+    small = padded_by_half(64, 1024, (7, 7), (13, 13))  # 60 KiB
+    tilings = [plan(problem)["tiling"] for problem in (large, small)]
+    assert len({(tiling["images"], tiling["columns"]) for tiling in tilings}) == 1
+    force_kernel("batched_forward_float32_nchw")
+    data = [make_data(problem, torch.float32, torch.device("cuda")) for problem in (large, small)]
+    before = run_pass("forward", large, data[0])
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        thread.submit(run_pass, "forward", small, data[1]).result()
+    assert torch.equal(run_pass("forward", large, data[0]), before)
 
 
 def plan(problem: Problem, pass_: str = "forward", **options: Any) -> dict[str, Any]:
