@@ -17,13 +17,17 @@ inline constexpr int kTilePairs = 1024;  // of two rows and two columns each, in
 struct Shape {
   int rows, columns;
 
+  constexpr std::int64_t row_tiles(const Matrices& m) const { return tiles(m.rows, rows); }
+  constexpr std::int64_t column_tiles(const Matrices& m) const { return tiles(m.columns, columns); }
   // The share of the tiles that a matrix fills.
   constexpr double filled_by(const Matrices& m) const {
-    const auto tiles = [](std::int64_t size, int pairs) {
-      return (size + 2 * pairs - 1) / (2 * pairs) * 2 * pairs;
-    };
     return static_cast<double>(m.rows * m.columns) /
-           static_cast<double>(tiles(m.rows, rows) * tiles(m.columns, columns));
+           static_cast<double>(row_tiles(m) * column_tiles(m) * 4 * kTilePairs);
+  }
+
+ private:
+  static constexpr std::int64_t tiles(std::int64_t size, int pairs) {
+    return (size + 2 * pairs - 1) / (2 * pairs);
   }
 };
 
@@ -35,8 +39,8 @@ struct Transposition {
   Transposition(const Matrices& m, const Shape& shape)
       : rows(static_cast<int>(m.rows)),
         columns(static_cast<int>(m.columns)),
-        row_tiles((m.rows + 2 * shape.rows - 1) / (2 * shape.rows)),
-        column_tiles((m.columns + 2 * shape.columns - 1) / (2 * shape.columns)),
+        row_tiles(shape.row_tiles(m)),
+        column_tiles(shape.column_tiles(m)),
         tiles(m.count * row_tiles.value() * column_tiles.value()) {}
 };
 
@@ -141,10 +145,18 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+using Kernel = void (*)(Transposition, const std::uint16_t*, std::uint16_t*);
+
+template <int row_pairs, bool even_columns>
+Kernel choose(const Matrices& m) {
+  return m.rows % 2 == 0 ? transpose_pairs<row_pairs, even_columns, true>
+                         : transpose_pairs<row_pairs, even_columns, false>;
+}
+
 // Whether it has transposed them: matrices may fill too little of any tile.
 inline bool transpose(const Matrices& m, const void* source, void* result, cudaStream_t stream) {
   constexpr double kEnough = 0.5, kClearly = 1.1;
-  void (*kernel)(Transposition, const std::uint16_t*, std::uint16_t*) = nullptr;
+  Kernel kernel = nullptr;
   Shape shape{};
   double filled = kEnough;
   const auto consider = [&]<int row_pairs>() {
@@ -161,11 +173,7 @@ inline bool transpose(const Matrices& m, const void* source, void* result, cudaS
     if (by < filled) return;
     filled = kClearly * by;
     shape = candidate;
-    const bool even_columns = m.columns % 2 == 0, even_rows = m.rows % 2 == 0;
-    kernel = even_columns && even_rows ? transpose_pairs<row_pairs, true, true>
-             : even_columns            ? transpose_pairs<row_pairs, true, false>
-             : even_rows               ? transpose_pairs<row_pairs, false, true>
-                                       : transpose_pairs<row_pairs, false, false>;
+    kernel = m.columns % 2 == 0 ? choose<row_pairs, true>(m) : choose<row_pairs, false>(m);
   };
   // Square ones first: the others must be better.
   const auto consider_all = [&]<int... row_pairs>(std::integer_sequence<int, row_pairs...>) {

@@ -19,7 +19,7 @@ constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b 
 struct Rates {
   double results;
   double multiply_adds;
-  double tap_us;
+  double tap_us = 0;
 };
 constexpr Rates kGatherNchw{503, 12900, 0.071};
 constexpr Rates kGatherNhwc{588, 10500, 0.098};
@@ -64,8 +64,8 @@ double gather_us(const Problem& problem, const Arch& arch) {
 }
 
 // Of a weight gradient: fitted to all cases of benchmarks/h100.json.
-constexpr Rates kWeightNchw{458, 11200, 0};
-constexpr Rates kWeightNhwc{1011, 16900, 0};
+constexpr Rates kWeightNchw{458, 11200};
+constexpr Rates kWeightNhwc{1011, 16900};
 constexpr double kLaunchUs = 5;
 // Its second kernel, and rows that lanes walk down one after the other. N20 C42 21x53 k6x2 stride 2
 // float32 takes 36 us where the rates alone say 10.
