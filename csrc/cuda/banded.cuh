@@ -6,8 +6,8 @@
 // unit's last task brings the next unit into its stage.
 #pragma once
 
+#include "../families/row_pieces.h"
 #include "banded.h"
-#include "banded_alignment.cuh"
 #include "banded_unit.cuh"
 #include "barriers.cuh"
 #include "batches.cuh"
@@ -345,8 +345,8 @@ void launch_convolve(const Problem& problem, const Plan& plan, const Tensors& te
   const bool backward = problem.pass == Pass::backward_input;
   const auto* source = static_cast<const Type*>(backward ? tensors.output : tensors.input);
   const void* result = backward ? tensors.input : tensors.output;
-  const Convolution p(g, problem, plan, copy_bytes(source, g.w.source),
-                      copy_bytes(result, g.w.result) >= 4);
+  const Convolution p(g, problem, plan, piece_bytes(source, g.w.source),
+                      piece_bytes(result, g.w.result) >= 4);
   launch_convolution<S>("banded convolve", choose_kernel<S>(g.shape), p, problem, plan, tensors,
                         stream);
 }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "../families/banded.h"
+#include "../families/row_pieces.h"
 #include "divide.cuh"
 #include "memory.cuh"
 
@@ -56,14 +57,15 @@ struct Grid {
   }
 };
 
-// A warp copies a unit's planes, `bytes` at a time, which rows and their address allow. A lane
-// keeps its column, if it can.
+// A warp copies a unit's planes, `bytes` at a time, which rows and their address allow; by pairs of
+// elements if that is one. A lane keeps its columns, if it can.
 template <int bytes, int blocks>
 __device__ inline void copy_planes(const Grid& grid, const Unit& unit, char* stage,
                                    const std::uint16_t* __restrict__ source) {
   const Geometry& g = grid.g;
   constexpr int row_bytes = Shape{blocks, 0}.row_bytes();
-  constexpr int pieces = row_bytes / bytes;
+  constexpr int piece_bytes = std::max(bytes, kWordBytes);
+  constexpr int pieces = row_bytes / piece_bytes;
   constexpr int rows_at_once = std::max(1, 32 / pieces);
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int first_row = pieces < 32 ? lane / pieces : 0;
@@ -80,24 +82,30 @@ __device__ inline void copy_planes(const Grid& grid, const Unit& unit, char* sta
   const int row_step = rows_at_once * g.w.source;
 #pragma unroll 1
   for (int at = piece; at < pieces; at += 32) {
-    const int column = first + at * (bytes / 2);
+    const int column = first + at * (piece_bytes / 2);
     const bool inside = static_cast<unsigned>(column) < static_cast<unsigned>(g.w.source);
     const std::uint16_t* from =
         inside ? source + first_plane * plane + (top + first_row) * g.w.source + column : source;
-    char* to = stage + first_row * row_bytes + at * bytes;
+    char* to = stage + first_row * row_bytes + at * piece_bytes;
     if constexpr (bytes == 2) {
-      // They cannot be copied asynchronously, so that a lane waits for several at a time, of
-      // whichever image.
-      constexpr int batch = 8;
+      // They cannot be copied asynchronously, so that a lane waits for several pairs at a time, of
+      // whichever image. A pair is a word, or the end of one and the beginning of the next.
+      constexpr int batch = 4;
+      const bool both = column + 1 < g.w.source;
       const int turns = ceil_div(rows, rows_at_once);  // of an image
       int turn = 0, image = 0;
       while (image < images) {
-        std::uint16_t words[batch];
+        std::uint32_t words[batch], next_words[batch];
+        bool odd[batch];
         char* places[batch];
 #pragma unroll
         for (int i = 0; i < batch; ++i) {
           const bool there = image < images && first_row + turn * rows_at_once < rows;
-          words[i] = there && inside ? *from : std::uint16_t{0};
+          const auto address = reinterpret_cast<std::uintptr_t>(from);
+          const auto* word = reinterpret_cast<const std::uint32_t*>(address & ~std::uintptr_t{3});
+          odd[i] = address % 4 != 0;
+          words[i] = there && inside ? word[0] : 0;
+          next_words[i] = there && inside && both && odd[i] ? word[1] : 0;
           places[i] = there ? to : nullptr;
           ++turn;
           from += row_step;
@@ -110,8 +118,12 @@ __device__ inline void copy_planes(const Grid& grid, const Unit& unit, char* sta
           }
         }
 #pragma unroll
-        for (int i = 0; i < batch; ++i)
-          if (places[i] != nullptr) *reinterpret_cast<std::uint16_t*>(places[i]) = words[i];
+        for (int i = 0; i < batch; ++i) {
+          if (places[i] == nullptr) continue;
+          std::uint32_t pair = odd[i] ? __funnelshift_r(words[i], next_words[i], 16) : words[i];
+          if (!both) pair &= 0xffff;
+          *reinterpret_cast<std::uint32_t*>(places[i]) = pair;
+        }
       }
     } else {
 #pragma unroll 1

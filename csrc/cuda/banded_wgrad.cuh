@@ -5,10 +5,9 @@
 
 #include "../families/banded_wgrad.h"
 #include "banded.h"
-#include "banded_alignment.cuh"
-#include "banded_copies.cuh"
 #include "mma.cuh"
 #include "reduce.cuh"
+#include "row_copies.cuh"
 
 namespace dwconv::banded {
 
@@ -20,7 +19,6 @@ struct WeightGradient {
   int source_bytes, result_bytes;  // that rows can be copied in at a time
   int zero;                        // which the compiler does not know
   Divisor tiles_w, tiles_h, slice_count, bands;
-  SmallDivisor source_pieces, result_pieces;  // of a row
 
   WeightGradient(const SumGeometry& geometry, const Problem& problem, const Plan& plan,
                  int source_bytes, int result_bytes)
@@ -35,9 +33,7 @@ struct WeightGradient {
         tiles_w(g.tiles_w),
         tiles_h(g.tiles_h),
         slice_count(plan.slices),
-        bands(g.bands),
-        source_pieces(g.source_pitch / source_bytes),
-        result_pieces(g.result_pitch / result_bytes) {}
+        bands(g.bands) {}
 };
 
 // Rows of a unit's images.
@@ -127,31 +123,42 @@ __global__ void __launch_bounds__(kSumThreads, kSumBlocks)
   const auto stage_of = [&](int number) {
     return shared + g.stages_at + (number & 1) * g.stage_bytes;
   };
+  // Columns of the image that the tile's rows see. What lies outside are zeros from the beginning.
+  const int first_inside = max(first_column, 0);
+  const int columns_inside =
+      max(min(first_column + g.source_pitch / 2, g.w.source) - first_inside, 0);
+  const Pieces source_pieces(columns_inside, p.source_bytes, g.w.source % 2 != 0);
+  const Pieces result_pieces(g.w.result, p.result_bytes, g.w.result % 2 != 0);
+  // A unit's rows of the images and of their output gradients.
+  const std::int64_t source_plane = static_cast<std::int64_t>(g.h.source) * g.w.source;
+  const std::int64_t result_plane = static_cast<std::int64_t>(g.h.result) * g.w.result;
+  const auto with_rows = [&](int number, const auto& act) {
+    const UnitRows r = rows_of(first_unit + number);
+    char* stage = stage_of(number);
+    const std::int64_t plane = static_cast<std::int64_t>(r.image) * p.channels + channel;
+    act(RowsToCopy{reinterpret_cast<const std::uint16_t*>(input) + plane * source_plane +
+                       static_cast<std::int64_t>(r.source.first) * g.w.source + first_inside,
+                   stage + 2 * (first_inside - first_column), g.w.source, g.source_pitch,
+                   p.channels * source_plane, g.image_bytes, r.source.count(), r.images},
+        source_pieces);
+    act(RowsToCopy{reinterpret_cast<const std::uint16_t*>(grad_output) + plane * result_plane +
+                       static_cast<std::int64_t>(r.result.first) * g.w.result,
+                   stage + g.result_at, g.w.result, g.result_pitch, p.channels * result_plane,
+                   g.image_bytes, r.result.count(), r.images},
+        result_pieces);
+  };
   const auto load = [&](int number) {
-    if (first_unit + number < last_unit) {
-      const UnitRows r = rows_of(first_unit + number);
-      char* stage = stage_of(number);
-      const std::int64_t source_plane = static_cast<std::int64_t>(g.h.source) * g.w.source;
-      const std::int64_t result_plane = static_cast<std::int64_t>(g.h.result) * g.w.result;
-#pragma unroll 1
-      for (int i = 0; i < r.images; ++i) {
-        const std::int64_t plane = static_cast<std::int64_t>(r.image + i) * p.channels + channel;
-        copy_rows(stage, p.source_pieces, p.source_bytes,
-                  reinterpret_cast<const std::uint16_t*>(input) + plane * source_plane +
-                      r.source.first * g.w.source,
-                  r.source.count(), g.w.source, first_column);
-        copy_rows(stage + g.result_at, p.result_pieces, p.result_bytes,
-                  reinterpret_cast<const std::uint16_t*>(grad_output) + plane * result_plane +
-                      r.result.first * g.w.result,
-                  r.result.count(), g.w.result, 0);
-        stage += g.image_bytes;
-      }
-    }
+    if (first_unit + number < last_unit) with_rows(number, copy_rows);
     commit_copies();
   };
+  const auto place = [&](int number) {
+    with_rows(number, [](const RowsToCopy& r, const Pieces& pieces) {
+      if (pieces.in_words) place_rows(r, pieces);
+    });
+    __syncthreads();
+  };
 
-  zero_shared(shared, g.stages_at);
-  load(0);
+  zero_shared(shared, g.shared_bytes);
   __syncthreads();
   float sums[columns][rows][4] = {};
   const bool sums_bias = p.partials.bias && tile_w == 0 && tile_h == 0;
@@ -199,11 +206,16 @@ __global__ void __launch_bounds__(kSumThreads, kSumBlocks)
   const int result_lane = lane / 8 * 16;
   int products = 0;  // that were added up since the last flush, of each sum
 
+  // One unit ahead is loaded, by code that is there once.
 #pragma unroll 1
-  for (int number = 0; first_unit + number < last_unit; ++number) {
-    wait_for_copies(0);
-    __syncthreads();
+  for (int number = -1; first_unit + number < last_unit; ++number) {
+    if (number >= 0) {
+      wait_for_copies(0);
+      __syncthreads();
+    }
     load(number + 1);
+    if (number < 0) continue;
+    if (source_pieces.in_words || result_pieces.in_words) place(number);
     const UnitRows r = rows_of(first_unit + number);
     const char* stage = stage_of(number);
     const int first = warp;  // of the unit's rows
@@ -337,13 +349,11 @@ SumKernel<S> choose_sums(const SumShape& shape) {
       found = sum_products<S, columns, rows, steps>;
   };
   const auto consider_rows = [&]<int columns, int rows>() {
-    consider.template operator()<columns, rows, 1>();
     consider.template operator()<columns, rows, 2>();
     consider.template operator()<columns, rows, 3>();
     consider.template operator()<columns, rows, kMostAtOnce>();
   };
   const auto consider_columns = [&]<int columns>() {
-    consider_rows.template operator()<columns, 1>();
     consider_rows.template operator()<columns, 2>();
     consider_rows.template operator()<columns, 4>();
   };
@@ -358,8 +368,8 @@ void launch_sum_products(const Problem& problem, const Plan& plan, const Tensors
   using S = Scalar<dtype>;
   using Type = typename S::Type;
   const SumGeometry g = sum_geometry(problem, plan.tiling);
-  const WeightGradient p(g, problem, plan, copy_bytes(tensors.input, g.w.source),
-                         copy_bytes(tensors.output, g.w.result));
+  const WeightGradient p(g, problem, plan, piece_bytes(tensors.input, g.w.source),
+                         piece_bytes(tensors.output, g.w.result));
   const Gradients<S> result{static_cast<Type*>(tensors.weight), static_cast<Type*>(tensors.bias)};
   const SumKernel<S> kernel = choose_sums<S>(g.shape);
   auto* partial = static_cast<float*>(tensors.workspace);

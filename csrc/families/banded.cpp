@@ -138,15 +138,9 @@ Candidate search(const Problem& problem, const Arch& arch) {
 }
 
 std::optional<std::string> refuse(const Problem& problem, const Arch& arch) {
-  const Axis &h = problem.h, &w = problem.w;
   if (arch.compute_capability < 80) return "it needs the tensor cores of sm_80 or newer";
   if (auto reason = refuse_all_but_plain(problem)) return reason;
-  constexpr std::int64_t kMaxSide = 1 << 14;
-  if (std::max({h.input, w.input, h.output(), w.output(), h.kernel, w.kernel}) > kMaxSide ||
-      std::max({h.pad_before, h.pad_after, w.pad_before, w.pad_after}) > kMaxSide ||
-      problem.batch >= std::int64_t{1} << 24 || problem.channels >= std::int64_t{1} << 24) {
-    return "images, batch or channels are too large for it";
-  }
+  if (auto reason = refuse_too_large(problem)) return reason;
   if (problem.pass == Pass::backward_weight) {
     const bool many = problem.channels * sum_geometry(problem, {}).tiles() >= std::int64_t{1} << 24;
     if (many) return "channels and tiles of their filters are too many for it";

@@ -6,6 +6,7 @@
 // rows. Each of its warps takes every eighth row of the image.
 #pragma once
 
+#include "row_pieces.h"
 #include "slices.h"
 #include "unit.h"
 
@@ -13,17 +14,12 @@ namespace dwconv::banded {
 
 inline constexpr int kSumWarps = 8;
 inline constexpr int kSumThreads = 32 * kSumWarps;
-inline constexpr int kSumBlocks = 2;   // of a multiprocessor
-inline constexpr int kTileW = 16;      // columns of a filter, of a product
-inline constexpr int kTileH = 8;       // rows of a filter, of a product
-inline constexpr int kStep = 16;       // columns of the output gradient, of a product
-inline constexpr int kMostAtOnce = 4;  // products along a row, whose operands are in registers
-
-// Rows of so many elements, the first of which begins at a multiple of 16 bytes, can be copied so
-// many bytes at a time.
-constexpr int piece_bytes(int columns) {
-  return columns % 8 == 0 ? 16 : columns % 4 == 0 ? 8 : columns % 2 == 0 ? 4 : 2;
-}
+inline constexpr int kSumBlocks = 2;  // of a multiprocessor
+inline constexpr int kTileW = 16;     // columns of a filter, of a product
+inline constexpr int kTileH = 8;      // rows of a filter, of a product
+inline constexpr int kStep = 16;      // columns of the output gradient, of a product
+// Products along a row, whose operands are in registers.
+inline constexpr int kFewestAtOnce = 2, kMostAtOnce = 4;
 
 // What a kernel is compiled for: products side by side in a tile of the filter, and those along a
 // row that are made at once.

@@ -17,6 +17,19 @@ inline std::optional<std::string> refuse_all_but_plain(const Problem& problem) {
   return std::nullopt;
 }
 
+// Sides and products of sizes stay below what they count in 32 bits.
+inline std::optional<std::string> refuse_too_large(const Problem& problem) {
+  const Axis &h = problem.h, &w = problem.w;
+  constexpr std::int64_t kMaxSide = 1 << 14;
+  constexpr std::int64_t kMaxCount = 1 << 24;
+  if (std::max({h.input, w.input, h.output(), w.output(), h.kernel, w.kernel}) > kMaxSide ||
+      std::max({h.pad_before, h.pad_after, w.pad_before, w.pad_after}) > kMaxSide ||
+      problem.batch >= kMaxCount || problem.channels >= kMaxCount) {
+    return "images, batch or channels are too large for it";
+  }
+  return std::nullopt;
+}
+
 // Filters that other families take are theirs: of 80 random passes with filters of 7 x 3 to 11 x 11
 // 6 were faster in banded, by 5 to 26 %, and 70 took up to 5 times as long.
 inline constexpr double kSmallFilters = 2;

@@ -26,6 +26,43 @@ struct SumPlan {
   std::int64_t slices = 1;
 };
 
+// What units may be: up to so many images whole, or bands of so many rows of one, as few as fit.
+struct UnitChoice {
+  int most_images = 1;
+  int rows = 1;
+  int threads = 32;  // of a block
+  int resident = 1;  // blocks that a multiprocessor has room for
+};
+
+// The launch with the lowest estimate. `fits(geometry)` tells whether a block has room for its
+// units, `estimate(geometry, slices)` what they take.
+template <typename GeometryOf, typename Fits, typename Estimate>
+SumPlan plan_sums(const Problem& problem, const Arch& arch, const UnitChoice& choice,
+                  const GeometryOf& geometry_of, const Fits& fits, const Estimate& estimate) {
+  constexpr int most_bands = 64;
+  SumPlan best;
+  const std::int64_t enough = std::int64_t{4} * choice.resident * arch.multiprocessors;  // blocks
+  for (int images = choice.most_images; images >= 1; images /= 2) {
+    if (images > 1 && images / 2 >= problem.batch) continue;
+    for (int bands = 1; bands <= (images > 1 ? 1 : most_bands); bands *= 2) {
+      const Tiling tiling{.images = images,
+                          .rows = ceil_div(choice.rows, bands),
+                          .stages = 2,
+                          .threads = choice.threads,
+                          .places = 0};
+      const auto g = geometry_of(problem, tiling);
+      if (!fits(g)) continue;
+      for (std::int64_t slices = 1; slices <= std::max<std::int64_t>(g.units, 1); slices *= 2) {
+        const double us = estimate(g, slices);
+        if (best.us < 0 || us < best.us) best = {us, tiling, slices};
+        if (problem.channels * g.tiles() * slices >= enough) break;
+      }
+      break;
+    }
+  }
+  return best;
+}
+
 // The same with what follows from it; `blocks` are those of a slice of all channels.
 inline Plan plan_of(const SumPlan& sums, const Problem& problem, const Arch& arch,
                     std::int64_t blocks) {
