@@ -23,6 +23,7 @@ enum class Family : std::uint8_t {
   banded,
   direct,
   outer,
+  lines,
   dense,
   batched
 };

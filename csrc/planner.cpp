@@ -48,6 +48,8 @@ const FamilyPlanner& planner_of(Family family) {
       return kDirectPlanner;
     case Family::outer:
       return kOuterPlanner;
+    case Family::lines:
+      return kLinesPlanner;
     case Family::dense:
       return kDensePlanner;
     case Family::batched:

@@ -274,6 +274,7 @@ def test_everyday_problems_are_planned_for_every_architecture(
         columns = 7 * problem.stride[1] + problem.dilation[1] * (problem.kernel[1] - 1) + 1
         beyond = {
             "banded": False,
+            "lines": False,
             "batched": True,  # each of its blocks has one unit, which may be too large
             "dense": prod(problem.output_size[2:]) > 208,
             "outer": problem.kernel[0] > 32,

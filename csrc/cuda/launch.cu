@@ -7,6 +7,7 @@
 #include "diagonal.h"
 #include "direct.h"
 #include "generic.h"
+#include "lines.h"
 #include "outer.h"
 #include "plane.h"
 #include "pointwise.h"

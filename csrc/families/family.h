@@ -31,6 +31,7 @@ extern const FamilyPlanner kDiagonalPlanner;
 extern const FamilyPlanner kBandedPlanner;
 extern const FamilyPlanner kDirectPlanner;
 extern const FamilyPlanner kOuterPlanner;
+extern const FamilyPlanner kLinesPlanner;
 extern const FamilyPlanner kDensePlanner;
 extern const FamilyPlanner kBatchedPlanner;
 
