@@ -6,8 +6,8 @@
 #include "../families/banded_wgrad.h"
 #include "banded.h"
 #include "mma.cuh"
-#include "reduce.cuh"
 #include "row_copies.cuh"
+#include "slice_sums.cuh"
 
 namespace dwconv::banded {
 
@@ -300,14 +300,7 @@ __global__ void __launch_bounds__(kSumThreads, kSumBlocks)
   }
   flush();
 
-  const auto put = [&](int index, float sum) {
-    if (p.partials.whole) {
-      result.put(channel, g.h.kernel * g.w.kernel, index, sum);
-    } else {
-      partial[(static_cast<std::int64_t>(channel) * p.slices + slice) * p.partials.sums() + index] =
-          sum;
-    }
-  };
+  const SliceSink<S> sink(p.partials, p.slices, slice, partial, result);
   // The sums of all warps, in their order.
   __syncthreads();
   float* const all = reinterpret_cast<float*>(shared + g.sums_at);
@@ -318,22 +311,9 @@ __global__ void __launch_bounds__(kSumThreads, kSumBlocks)
 #pragma unroll
     for (int k = 0; k < kSumWarps; ++k)
       sum += all[k * shape.sums() + column * shape.pitch() + row];
-    put((tile_h + row) * g.w.kernel + tile_w + column, sum);
+    sink.put(channel, (tile_h + row) * g.w.kernel + tile_w + column, sum);
   }
-  if (sums_bias) {
-    __syncthreads();
-    all[threadIdx.x] = bias_sum;
-    __syncthreads();
-    if (warp == 0) {
-      float sum = 0;
-      for (int i = lane; i < kSumThreads; i += 32)
-        sum += all[i];
-#pragma unroll
-      for (int distance = 16; distance > 0; distance /= 2)
-        sum += __shfl_xor_sync(0xffffffffu, sum, distance);
-      if (lane == 0) put(g.h.kernel * g.w.kernel, sum);
-    }
-  }
+  if (sums_bias) sink.put_bias(channel, bias_sum, all);
 #endif
 }
 
@@ -366,19 +346,10 @@ template <DType dtype>
 void launch_sum_products(const Problem& problem, const Plan& plan, const Tensors& tensors,
                          cudaStream_t stream) {
   using S = Scalar<dtype>;
-  using Type = typename S::Type;
   const SumGeometry g = sum_geometry(problem, plan.tiling);
   const WeightGradient p(g, problem, plan, piece_bytes(tensors.input, g.w.source),
                          piece_bytes(tensors.output, g.w.result));
-  const Gradients<S> result{static_cast<Type*>(tensors.weight), static_cast<Type*>(tensors.bias)};
-  const SumKernel<S> kernel = choose_sums<S>(g.shape);
-  auto* partial = static_cast<float*>(tensors.workspace);
-  allow_shared(kernel, g.shared_bytes);
-  kernel<<<static_cast<unsigned>(plan.blocks), plan.threads, g.shared_bytes, stream>>>(
-      p, static_cast<const Type*>(tensors.input), static_cast<const Type*>(tensors.output), partial,
-      result);
-  check_launch("banded sum_products");
-  launch_add_partials<S>(p.partials, plan.sums_overlap, partial, result, stream);
+  launch_slices<S>("banded sum_products", choose_sums<S>(g.shape), p, plan, tensors, stream);
 }
 
 }  // namespace dwconv::banded

@@ -4,7 +4,7 @@
 #include "../families/batched_wgrad.h"
 #include "batched.h"
 #include "batched_images.cuh"
-#include "reduce.cuh"
+#include "slice_sums.cuh"
 
 namespace dwconv::batched {
 
@@ -193,14 +193,7 @@ __global__ void __launch_bounds__(kMaxWarps* kLanes, 1)
   }
   if (first_part == last_part) __syncthreads();
 
-  const auto put = [&](int channel, int index, float sum) {
-    if (p.partials.whole) {
-      result.put(first_channel + channel, p.partials.taps, index, sum);
-    } else {
-      const auto at = static_cast<std::int64_t>(first_channel + channel) * p.slices + slice;
-      partial[at * p.partials.sums() + index] = sum;
-    }
-  };
+  const SliceSink<Scalar<DType::float32>> sink(p.partials, p.slices, slice, partial, result);
   for (int i = threadIdx.x; i < channels * p.partials.taps; i += blockDim.x) {
     int channel = i;
     const int tap = p.taps.remainder(channel);
@@ -221,7 +214,7 @@ __global__ void __launch_bounds__(kMaxWarps* kLanes, 1)
         sum += others[task * kSums + row % kTapRows * kApart + at];
       }
     }
-    put(channel, tap, sum);
+    sink.put(first_channel + channel, tap, sum);
   }
   if (!p.partials.bias) return;
   for (int channel = warp; channel < channels; channel += warps) {
@@ -229,7 +222,7 @@ __global__ void __launch_bounds__(kMaxWarps* kLanes, 1)
 #pragma unroll
     for (int distance = kLanes / 2; distance > 0; distance /= 2)
       sum += __shfl_xor_sync(0xffffffffu, sum, distance);
-    if (lane == 0) put(channel, p.partials.taps, sum);
+    if (lane == 0) sink.put(first_channel + channel, p.partials.taps, sum);
   }
 }
 
@@ -238,15 +231,8 @@ inline void launch_sum_images(const Problem& problem, const Plan& plan, const Te
   using S = Scalar<DType::float32>;
   const SumGeometry g = sum_geometry(problem, plan.tiling);
   const WeightGradient p(g, problem, plan);
-  const Gradients<S> result{static_cast<float*>(tensors.weight), static_cast<float*>(tensors.bias)};
-  auto* partial = static_cast<float*>(tensors.workspace);
   const auto kernel = g.images > kLanes ? sum_images<2> : sum_images<1>;
-  allow_shared(kernel, g.shared_bytes);
-  kernel<<<static_cast<unsigned>(plan.blocks), plan.threads, g.shared_bytes, stream>>>(
-      p, static_cast<const float*>(tensors.input), static_cast<const float*>(tensors.output),
-      partial, result);
-  check_launch("batched sum_images");
-  launch_add_partials<S>(p.partials, plan.sums_overlap, partial, result, stream);
+  launch_slices<S>("batched sum_images", kernel, p, plan, tensors, stream);
 }
 
 }  // namespace dwconv::batched

@@ -4,10 +4,9 @@
 #pragma once
 
 #include "../families/direct_wgrad.h"
-#include "check.cuh"
 #include "direct.h"
 #include "direct_rows.cuh"
-#include "reduce.cuh"
+#include "slice_sums.cuh"
 
 namespace dwconv::direct {
 
@@ -269,14 +268,7 @@ __global__ void __launch_bounds__(kThreads, kResident)
   __syncthreads();
   flush();
 
-  const auto put = [&](int index, float sum) {
-    if (p.partials.whole) {
-      result.put(channel, p.filter_rows * p.filter_columns, index, sum);
-    } else {
-      partial[(static_cast<std::int64_t>(channel) * p.slices + slice) * p.partials.sums() + index] =
-          sum;
-    }
-  };
+  const SliceSink<S> sink(p.partials, p.slices, slice, partial, result);
   const SmallDivisor filter_columns(p.filter_columns);
   for (int i = threadIdx.x; i < p.filter_rows * p.filter_columns; i += kThreads) {
     int filter_row = i;
@@ -284,7 +276,7 @@ __global__ void __launch_bounds__(kThreads, kResident)
     const int row = filter_row - g.first_tap_row;
     if (static_cast<unsigned>(row) >= static_cast<unsigned>(g.h.kernel) ||
         static_cast<unsigned>(column) >= static_cast<unsigned>(g.w.kernel)) {
-      if (tile_w == 0 && tile_h == 0) put(i, 0);  // the tap meets nothing
+      if (tile_w == 0 && tile_h == 0) sink.put(channel, i, 0);  // the tap meets nothing
       continue;
     }
     int of_lane = row - tile_h;
@@ -293,22 +285,10 @@ __global__ void __launch_bounds__(kThreads, kResident)
       continue;
     const int first = p.lane_rows.remainder(of_lane);  // leaves which of the lane's rows it is
     const int sum = of_lane * kColumns + (column - tile_w) % kColumns;
-    put(i, others[sum * lanes.count() + (column - tile_w) / kColumns * lanes.rows + first]);
+    sink.put(channel, i,
+             others[sum * lanes.count() + (column - tile_w) / kColumns * lanes.rows + first]);
   }
-  if (sums_bias) {
-    auto* const all = reinterpret_cast<float*>(source_stage);
-    all[threadIdx.x] = bias_sum;
-    __syncthreads();
-    if (warp == 0) {
-      float sum = 0;
-      for (int i = lane; i < kThreads; i += 32)
-        sum += all[i];
-#pragma unroll
-      for (int distance = 16; distance > 0; distance /= 2)
-        sum += __shfl_xor_sync(0xffffffffu, sum, distance);
-      if (lane == 0) put(p.filter_rows * p.filter_columns, sum);
-    }
-  }
+  if (sums_bias) sink.put_bias(channel, bias_sum, reinterpret_cast<float*>(source_stage));
 }
 
 template <DType dtype>
@@ -321,13 +301,7 @@ void launch_sum_rows(const Problem& problem, const Plan& plan, const Tensors& te
   const auto* grad_output = static_cast<const Type*>(tensors.output);
   const WeightGradient p(g, problem, plan, has_quads(input, g.w.source),
                          has_quads(grad_output, g.w.result));
-  const Gradients<S> result{static_cast<Type*>(tensors.weight), static_cast<Type*>(tensors.bias)};
-  auto* partial = static_cast<float*>(tensors.workspace);
-  allow_shared(sum_rows<S>, g.shared_bytes);
-  sum_rows<S><<<static_cast<unsigned>(plan.blocks), kThreads, g.shared_bytes, stream>>>(
-      p, input, grad_output, partial, result);
-  check_launch("direct sum_rows");
-  launch_add_partials<S>(p.partials, plan.sums_overlap, partial, result, stream);
+  launch_slices<S>("direct sum_rows", sum_rows<S>, p, plan, tensors, stream);
 }
 
 }  // namespace dwconv::direct

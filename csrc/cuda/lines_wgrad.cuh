@@ -6,8 +6,8 @@
 #include "../families/lines.h"
 #include "lines.h"
 #include "lines_fragments.cuh"
-#include "reduce.cuh"
 #include "row_copies.cuh"
+#include "slice_sums.cuh"
 
 namespace dwconv::lines {
 
@@ -292,14 +292,7 @@ __global__ void __launch_bounds__(kThreads, kResident)
     if (sums_bias) bias_sum += sum_of_rows(r);
   }
 
-  const auto put = [&](int index, float sum) {
-    if (p.partials.whole) {
-      result.put(channel, p.partials.taps, index, sum);
-    } else {
-      partial[(static_cast<std::int64_t>(channel) * p.slices + slice) * p.partials.sums() + index] =
-          sum;
-    }
-  };
+  const SliceSink<S> sink(p.partials, p.slices, slice, partial, result);
   // The sums of all warps, in their order.
   __syncthreads();
   float* const all = reinterpret_cast<float*>(shared + g.sums_at);
@@ -313,7 +306,8 @@ __global__ void __launch_bounds__(kThreads, kResident)
     float sum = 0;
     for (int k = 0; k < g.splits; ++k)
       sum += from[k * g.row_groups * warp_taps];
-    put((g.first_tap_row + tile_h + row) * p.kernel_w + g.first_tap + tile_w + column, sum);
+    sink.put(channel, (g.first_tap_row + tile_h + row) * p.kernel_w + g.first_tap + tile_w + column,
+             sum);
   }
   // Taps that meet no image.
   if (tile_w == 0 && tile_h == 0) {
@@ -321,23 +315,10 @@ __global__ void __launch_bounds__(kThreads, kResident)
       const int row = i / p.kernel_w - g.first_tap_row, column = i % p.kernel_w - g.first_tap;
       const bool met = static_cast<unsigned>(row) < static_cast<unsigned>(g.h.kernel) &&
                        static_cast<unsigned>(column) < static_cast<unsigned>(g.w.kernel);
-      if (!met) put(i, 0);
+      if (!met) sink.put(channel, i, 0);
     }
   }
-  if (sums_bias) {
-    __syncthreads();
-    all[threadIdx.x] = bias_sum;
-    __syncthreads();
-    if (warp == 0) {
-      float sum = 0;
-      for (int i = lane; i < kThreads; i += 32)
-        sum += all[i];
-#pragma unroll
-      for (int distance = 16; distance > 0; distance /= 2)
-        sum += __shfl_xor_sync(0xffffffffu, sum, distance);
-      if (lane == 0) put(p.partials.taps, sum);
-    }
-  }
+  if (sums_bias) sink.put_bias(channel, bias_sum, all);
 #endif
 }
 
@@ -369,19 +350,10 @@ template <DType dtype>
 void launch_sum_products(const Problem& problem, const Plan& plan, const Tensors& tensors,
                          cudaStream_t stream) {
   using S = Scalar<dtype>;
-  using Type = typename S::Type;
   const Geometry g = geometry(problem, plan.tiling);
   const WeightGradient p(g, problem, plan, piece_bytes(tensors.input, g.w.source),
                          piece_bytes(tensors.output, g.w.result));
-  const Gradients<S> result{static_cast<Type*>(tensors.weight), static_cast<Type*>(tensors.bias)};
-  const Kernel<S> kernel = choose_kernel<S>(g.shape);
-  auto* partial = static_cast<float*>(tensors.workspace);
-  allow_shared(kernel, g.shared_bytes);
-  kernel<<<static_cast<unsigned>(plan.blocks), plan.threads, g.shared_bytes, stream>>>(
-      p, static_cast<const Type*>(tensors.input), static_cast<const Type*>(tensors.output), partial,
-      result);
-  check_launch("lines sum_products");
-  launch_add_partials<S>(p.partials, plan.sums_overlap, partial, result, stream);
+  launch_slices<S>("lines sum_products", choose_kernel<S>(g.shape), p, plan, tensors, stream);
 }
 
 }  // namespace dwconv::lines
