@@ -5,7 +5,8 @@
 #include <stdexcept>
 
 #include "cuda/launch.h"
-#include "plan.h"
+#include "planner.h"
+#include "problem_text.h"
 
 namespace py = pybind11;
 

@@ -8,7 +8,7 @@
 #include <tuple>
 
 #include "cuda/launch.h"
-#include "plan.h"
+#include "planner.h"
 #include "tensor.h"
 
 // Lives in libtorch_cuda, which a CPU-only torch lacks: weak, so that this library loads there.

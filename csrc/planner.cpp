@@ -1,5 +1,7 @@
 // supports -> estimate -> choose. Pure host code, so that the choice for any device can be tested
 // on a machine without one.
+#include "planner.h"
+
 #include <algorithm>
 #include <atomic>
 #include <functional>
@@ -9,7 +11,7 @@
 #include <unordered_map>
 
 #include "families/family.h"
-#include "plan.h"
+#include "problem_text.h"
 #include "transpose.h"
 
 namespace dwconv {

@@ -1,8 +1,8 @@
-#include "problem.h"
-
 #include <algorithm>
 #include <sstream>
 #include <utility>
+
+#include "problem_text.h"
 
 namespace dwconv {
 namespace {

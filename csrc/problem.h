@@ -1,11 +1,7 @@
 // The problem: what is to be computed, in plain numbers. No torch, no CUDA.
 #pragma once
 
-#include <array>
-#include <cstddef>
 #include <cstdint>
-#include <string>
-#include <string_view>
 
 namespace dwconv {
 
@@ -14,19 +10,6 @@ namespace dwconv {
 enum class Pass : std::uint8_t { forward, backward_input, backward_weight };
 enum class DType : std::uint8_t { float32, float16, bfloat16, float64 };
 enum class Layout : std::uint8_t { nchw, nhwc };
-
-// Names in the order of the enumerators, for printing and for Python.
-inline constexpr std::array<std::string_view, 3> kPassNames{"forward", "backward_input",
-                                                            "backward_weight"};
-inline constexpr std::array<std::string_view, 4> kDTypeNames{"float32", "float16", "bfloat16",
-                                                             "float64"};
-inline constexpr std::array<std::string_view, 2> kLayoutNames{"nchw", "nhwc"};
-
-constexpr std::string_view name_of(Pass pass) { return kPassNames[static_cast<size_t>(pass)]; }
-constexpr std::string_view name_of(DType dtype) { return kDTypeNames[static_cast<size_t>(dtype)]; }
-constexpr std::string_view name_of(Layout layout) {
-  return kLayoutNames[static_cast<size_t>(layout)];
-}
 
 constexpr std::int64_t size_of(DType dtype) {
   switch (dtype) {
@@ -83,10 +66,5 @@ struct Problem {
 
   constexpr bool operator==(const Problem&) const = default;
 };
-
-// What is wrong with a problem, as a sentence; empty when it is well formed.
-std::string describe_fault(const Problem& problem);
-
-std::string to_string(const Problem& problem);
 
 }  // namespace dwconv

@@ -15,7 +15,7 @@
 #include <string>
 #include <vector>
 
-#include "problem.h"
+#include "problem_text.h"
 
 namespace dwconv {
 

@@ -6,6 +6,8 @@
 // unit's last task brings the next unit into its stage.
 #pragma once
 
+#include <iterator>
+
 #include "../families/row_pieces.h"
 #include "banded.h"
 #include "banded_unit.cuh"

@@ -1,6 +1,9 @@
 // What the lanes of a warp have of a row and of the filters, as operands of the tensor cores.
 #pragma once
 
+#include <iterator>
+#include <utility>
+
 #include "../families/diagonal.h"
 #include "mma.cuh"
 #include "rows.cuh"

@@ -1,6 +1,7 @@
 // What the kernels of the ring family share: where a thread works, and which filters there are.
 #pragma once
 
+#include <iterator>
 #include <utility>
 
 #include "../families/ring.h"

@@ -64,7 +64,7 @@ CUtensorMap tensor_map(const void* data, std::int64_t batch, std::int64_t rows,
                      CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
                      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result != CUDA_SUCCESS) {
-    throw std::runtime_error("dwconv: no tensor map: driver error " + std::to_string(result));
+    fail("no tensor map", static_cast<int>(result));
   }
   return map;
 }

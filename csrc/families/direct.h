@@ -7,7 +7,7 @@
 // results, each with another row of the filter.
 #pragma once
 
-#include "large_filters.h"
+#include "unit.h"
 
 namespace dwconv::direct {
 

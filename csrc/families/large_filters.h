@@ -40,16 +40,6 @@ inline void leave_small_filters(Plan& plan, const Problem& problem) {
   }
 }
 
-// What a window has left where taps that meet nothing of the image are left out, of which there are
-// `first` before the others.
-constexpr Window met_taps(Window axis, int& first) {
-  first = std::clamp(axis.pad - axis.result + 1, 0, axis.kernel - 1);
-  const int last = std::clamp(axis.pad + axis.source - 1, first, axis.kernel - 1);
-  axis.pad -= first;
-  axis.kernel = last - first + 1;
-  return axis;
-}
-
 // Whether each result is made of all elements of its image: then no zero stands for a tap.
 inline bool reaches_all(const Problem& problem) {
   const auto reaches = [](const Window& axis) {

@@ -61,6 +61,16 @@ constexpr Window window_of(const Problem& problem, const Axis& axis) {
   return problem.pass == Pass::backward_input ? mirrored_window(axis) : forward_window(axis);
 }
 
+// What a window has left where taps that meet nothing of the image are left out, of which there are
+// `first` before the others.
+constexpr Window met_taps(Window axis, int& first) {
+  first = std::clamp(axis.pad - axis.result + 1, 0, axis.kernel - 1);
+  const int last = std::clamp(axis.pad + axis.source - 1, first, axis.kernel - 1);
+  axis.pad -= first;
+  axis.kernel = last - first + 1;
+  return axis;
+}
+
 // Whether some results of the forward pass look at no element of the image.
 constexpr bool padding_holds_results(const Problem& problem) {
   const auto holds = [](const Axis& axis) {
