@@ -64,8 +64,8 @@ __device__ inline void copy_planes(const Grid& grid, const Unit& unit, char* sta
                                    const std::uint16_t* __restrict__ source) {
   const Geometry& g = grid.g;
   constexpr int row_bytes = Shape{blocks, 0}.row_bytes();
-  constexpr int piece_bytes = std::max(bytes, kWordBytes);
-  constexpr int pieces = row_bytes / piece_bytes;
+  constexpr int bytes_at_once = std::max(bytes, kWordBytes);
+  constexpr int pieces = row_bytes / bytes_at_once;
   constexpr int rows_at_once = std::max(1, 32 / pieces);
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int first_row = pieces < 32 ? lane / pieces : 0;
@@ -82,11 +82,11 @@ __device__ inline void copy_planes(const Grid& grid, const Unit& unit, char* sta
   const int row_step = rows_at_once * g.w.source;
 #pragma unroll 1
   for (int at = piece; at < pieces; at += 32) {
-    const int column = first + at * (piece_bytes / 2);
+    const int column = first + at * (bytes_at_once / 2);
     const bool inside = static_cast<unsigned>(column) < static_cast<unsigned>(g.w.source);
     const std::uint16_t* from =
         inside ? source + first_plane * plane + (top + first_row) * g.w.source + column : source;
-    char* to = stage + first_row * row_bytes + at * piece_bytes;
+    char* to = stage + first_row * row_bytes + at * bytes_at_once;
     if constexpr (bytes == 2) {
       // They cannot be copied asynchronously, so that a lane waits for several pairs at a time, of
       // whichever image. A pair is a word, or the end of one and the beginning of the next.

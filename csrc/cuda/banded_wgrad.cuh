@@ -329,7 +329,7 @@ SumKernel<S> choose_sums(const SumShape& shape) {
       found = sum_products<S, columns, rows, steps>;
   };
   const auto consider_rows = [&]<int columns, int rows>() {
-    consider.template operator()<columns, rows, 2>();
+    consider.template operator()<columns, rows, kFewestAtOnce>();
     consider.template operator()<columns, rows, 3>();
     consider.template operator()<columns, rows, kMostAtOnce>();
   };

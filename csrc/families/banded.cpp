@@ -29,7 +29,7 @@ constexpr double kTaps = 256;          // of a filter, that a warp waits for at 
 constexpr double kTapsCycles = 1760;
 
 // What the width of a row costs: cycles to store 8 columns of a row of results, and to start a copy
-// of a lane's piece.
+// of a lane's piece. That of 2 bytes was fitted before such pieces came in pairs.
 struct WidthCosts {
   int copy_bytes;
   double store, copy;
