@@ -153,12 +153,14 @@ void launch_convolve(const Problem& problem, const Plan& plan, const Tensors& te
           static_cast<Type*>(backward ? tensors.input : tensors.output));
     };
     const auto with = [&]<int channels>() {
-      const auto with_rows = [&]<int rows>() {
-        start(g.h.stride == 1 ? convolve<S, kernel_w, 1, channels, rows>
-                              : convolve<S, kernel_w, 2, channels, rows>);
+      const auto with_stride = [&]<int stride>() {
+        if constexpr (has_high_tiles(kernel_w, stride)) {
+          if (g.shape.rows == kRows) return start(convolve<S, kernel_w, stride, channels, kRows>);
+        }
+        start(convolve<S, kernel_w, stride, channels, kLowRows>);
       };
-      if (g.shape.rows == kLowRows) return with_rows.template operator()<kLowRows>();
-      with_rows.template operator()<kRows>();
+      if (g.h.stride == 2) return with_stride.template operator()<2>();
+      with_stride.template operator()<1>();
     };
     if constexpr (has_pairs(Pass::forward, kernel_w)) {
       if (g.pair) return with.template operator()<2>();

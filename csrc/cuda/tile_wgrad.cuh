@@ -217,10 +217,9 @@ template <typename S>
 struct SumKernels {
   template <int kernel_w, typename A>
   static SumUnits<S> of(const Geometry& g) {
-    constexpr int square = sum_filter_rows(kernel_w, kernel_w);
+    constexpr int square = sum_filter_rows(A::value, S::dtype, kernel_w, kernel_w);
     if (g.filter_rows == square) return sum_units<S, kernel_w, square, A>;
-    // Wide access is for square filters, and for those 11 wide.
-    if constexpr (A::unit == 1 || kernel_w == 11) {
+    if constexpr (has_single_rows(A::value, S::dtype, kernel_w)) {
       if (g.filter_rows == 1) return sum_units<S, kernel_w, 1, A>;
     }
     if constexpr (A::unit == 1) {

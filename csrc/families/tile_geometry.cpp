@@ -40,7 +40,7 @@ void choose_windows(Geometry& g, const Problem& problem, const Tiling& tiling) {
   g.access = access_of(g.h, g.w, problem, tiling.columns);
   if (problem.pass == Pass::backward_weight) {
     g.tile_rows = sum_rows_of(g.access);
-    g.filter_rows = sum_filter_rows(g.h.kernel, g.w.kernel);
+    g.filter_rows = sum_filter_rows(g.access, problem.dtype, g.h.kernel, g.w.kernel);
     g.roles = ceil_div(g.h.kernel, g.filter_rows);
   } else {
     g.tile_rows = rows_of(g.access, tiling.tile_rows);
