@@ -139,11 +139,15 @@ __global__ void __launch_bounds__(kThreads, 1)
     const int slot = p.stages.remainder(turn);
     char* stage = stages + slot * g.stage_bytes;
     const Unit unit = grid.unit_of_block(number);
+    const auto* const elements = reinterpret_cast<const std::uint16_t*>(source);
+    if (g.skew_bytes == 0) {
+      copy_planes<blocks, false>(grid, p.copy_bytes, unit, stage, elements);
+    } else {
+      copy_planes<blocks, true>(grid, p.copy_bytes, unit, stage, elements);
+    }
     store_filter<Type, reach>(
         p, stage + g.filters_at,
         weight + static_cast<std::int64_t>(unit.channel) * g.h.kernel * g.w.kernel);
-    copy_planes<blocks>(grid, p.copy_bytes, unit, stage,
-                        reinterpret_cast<const std::uint16_t*>(source));
     __syncwarp();
     arrive_with_copies(barriers + 8 * slot);
     if (lane == 0) arrive_at(barriers + 8 * slot);
@@ -204,12 +208,17 @@ __global__ void __launch_bounds__(kThreads, 1)
     const int source_rows = grid.last_row(unit) - top;
     const int row = unit.row + group * rows - g.h.pad - top;  // of step 0, of the first band
     const int last_band = row + (g.bands - 1) * g.band_rows;
-    const int first = max(0, -last_band);
+    const int first = max(0, -last_band) / rows * rows;
     const int last = min(g.h.kernel + rows - 1, source_rows - row);
     const int of_unit = first_position + position;
     const int image = of_unit >> g.band_bits;
-    int at_row = row + (of_unit & (g.bands - 1)) * g.band_rows + first;
-    const char* at = stage + image * g.plane_bytes + at_row * shape.row_bytes() + column_bytes;
+    const int band = of_unit & (g.bands - 1);
+    int at_row = row + band * g.band_rows + first;
+    // Bands before that row of the first of them, some perhaps above the image.
+    int bands_before = row + first + grid.rows_before(unit, rows) + g.bands_above * g.band_rows;
+    int rows_left = g.band_rows - grid.band_rows.remainder(bands_before);
+    const char* at = stage + image * g.plane_bytes + at_row * shape.row_bytes() +
+                     (bands_before - g.bands_above + band) * g.skew_bytes + column_bytes;
     const char* const zeros = shared + column_bytes;
 
     const float start = bias == nullptr ? 0.f : S::widen(bias[unit.channel]);
@@ -226,29 +235,35 @@ __global__ void __launch_bounds__(kThreads, 1)
     for (int i = 1; i < rows; ++i)
       load_filter(bands[rows - i], first - i);
 
-#pragma unroll 1
     for (int t = first; t < last;) {
+      const int end = min(t + rows_left, last);
+#pragma unroll 1
+      while (t < end) {
 #pragma unroll
-      for (int u = 0; u < rows; ++u) {
-        if (t >= last) break;
-        load_filter(bands[u], t);
-        const bool there = static_cast<unsigned>(at_row) < static_cast<unsigned>(source_rows);
-        const std::uint32_t from = shared_address(there ? at : zeros);
+        for (int u = 0; u < rows; ++u) {
+          if (t >= end) break;
+          load_filter(bands[u], t);
+          const bool there = static_cast<unsigned>(at_row) < static_cast<unsigned>(source_rows);
+          const std::uint32_t from = shared_address(there ? at : zeros);
 #pragma unroll
-        for (int pair = 0; pair < pairs; ++pair) {
-          std::uint32_t words[4];
-          load_matrices(words, from + 32 * pair);
+          for (int pair = 0; pair < pairs; ++pair) {
+            std::uint32_t words[4];
+            load_matrices(words, from + 32 * pair);
 #pragma unroll
-          for (int i = 0; i < rows; ++i) {
-            if (rows > 1 && static_cast<unsigned>(t - i) >= static_cast<unsigned>(g.h.kernel))
-              continue;
-            multiply_pair<Type, blocks, reach>(sums[i], words, pair, bands[(u - i + rows) % rows]);
+            for (int i = 0; i < rows; ++i) {
+              if (rows > 1 && static_cast<unsigned>(t - i) >= static_cast<unsigned>(g.h.kernel))
+                continue;
+              multiply_pair<Type, blocks, reach>(sums[i], words, pair,
+                                                 bands[(u - i + rows) % rows]);
+            }
           }
+          ++t;
+          ++at_row;
+          at += shape.row_bytes();
         }
-        ++t;
-        ++at_row;
-        at += shape.row_bytes();
       }
+      at += g.skew_bytes;  // into the next band
+      rows_left = g.band_rows;
     }
 
     // The stage is free when all tasks of its unit are done: then who was last brings the next.

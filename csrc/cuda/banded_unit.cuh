@@ -21,6 +21,7 @@ struct Grid {
   int channels, batch, stages;
   int units;
   Divisor tiles, segments, image_blocks;
+  SmallDivisor band_rows;
 
   Grid(const Geometry& geometry, const Problem& problem, const Plan& plan)
       : g(geometry),
@@ -30,7 +31,8 @@ struct Grid {
         units(static_cast<int>(g.units)),
         tiles(g.tiles),
         segments(g.segments),
-        image_blocks(g.image_blocks) {}
+        image_blocks(g.image_blocks),
+        band_rows(g.band_rows) {}
 
   __device__ Unit unit(int index) const {
     Unit unit;
@@ -49,6 +51,11 @@ struct Grid {
     return unit(static_cast<int>(blockIdx.x + number * gridDim.x));
   }
   __device__ int images_of(const Unit& unit) const { return min(g.images, batch - unit.image); }
+  // How many rows above a unit's first one its first band begins, so that tasks of `rows` rows of
+  // results come into the next band after a multiple of as many steps.
+  __device__ int rows_before(const Unit& unit, int rows) const {
+    return (first_row(unit) - unit.row + g.h.pad) % rows;
+  }
   // The rows of the image that a unit reads.
   __device__ int first_row(const Unit& unit) const { return max(unit.row - g.h.pad, 0); }
   __device__ int last_row(const Unit& unit) const {
@@ -58,8 +65,8 @@ struct Grid {
 };
 
 // A warp copies a unit's planes, `bytes` at a time, which rows and their address allow; by pairs of
-// elements if that is one. A lane keeps its columns, if it can.
-template <int bytes, int blocks>
+// elements if that is one. A lane keeps its columns, if it can. `skewed`: whether bands lie apart.
+template <int bytes, int blocks, bool skewed>
 __device__ inline void copy_planes(const Grid& grid, const Unit& unit, char* stage,
                                    const std::uint16_t* __restrict__ source) {
   const Geometry& g = grid.g;
@@ -80,6 +87,11 @@ __device__ inline void copy_planes(const Grid& grid, const Unit& unit, char* sta
       static_cast<std::int64_t>(unit.image) * grid.channels + unit.channel;
   const std::int64_t image_step = grid.channels * plane;
   const int row_step = rows_at_once * g.w.source;
+  // Bytes that rows after the lane's first are moved by.
+  const int rows_before = first_row + grid.rows_before(unit, Shape{blocks, 0}.rows());
+  const auto skew = [&](int row) {
+    return skewed ? grid.band_rows.quotient(rows_before + row) * g.skew_bytes : 0;
+  };
 #pragma unroll 1
   for (int at = piece; at < pieces; at += 32) {
     const int column = first + at * (bytes_at_once / 2);
@@ -90,7 +102,7 @@ __device__ inline void copy_planes(const Grid& grid, const Unit& unit, char* sta
     if constexpr (bytes == 2) {
       // They cannot be copied asynchronously, so that a lane waits for several pairs at a time, of
       // whichever image. A pair is a word, or the end of one and the beginning of the next.
-      constexpr int batch = 4;
+      constexpr int batch = 8;
       const bool both = column + 1 < g.w.source;
       const int turns = ceil_div(rows, rows_at_once);  // of an image
       int turn = 0, image = 0;
@@ -106,7 +118,7 @@ __device__ inline void copy_planes(const Grid& grid, const Unit& unit, char* sta
           odd[i] = address % 4 != 0;
           words[i] = there && inside ? word[0] : 0;
           next_words[i] = there && inside && both && odd[i] ? word[1] : 0;
-          places[i] = there ? to : nullptr;
+          places[i] = there ? to + skew(turn * rows_at_once) : nullptr;
           ++turn;
           from += row_step;
           to += rows_at_once * row_bytes;
@@ -131,7 +143,7 @@ __device__ inline void copy_planes(const Grid& grid, const Unit& unit, char* sta
         const std::uint16_t* next = from;
 #pragma unroll 4
         for (int row = 0; row < rows - first_row; row += rows_at_once) {
-          copy_or_zero<bytes>(to + row * row_bytes, next, inside);
+          copy_or_zero<bytes>(to + row * row_bytes + skew(row), next, inside);
           next += inside ? row_step : 0;
         }
         from += inside ? image_step : 0;
@@ -141,13 +153,13 @@ __device__ inline void copy_planes(const Grid& grid, const Unit& unit, char* sta
   }
 }
 
-template <int blocks>
+template <int blocks, bool skewed>
 __device__ inline void copy_planes(const Grid& grid, int bytes, const Unit& unit, char* stage,
                                    const std::uint16_t* __restrict__ source) {
-  if (bytes == 16) return copy_planes<16, blocks>(grid, unit, stage, source);
-  if (bytes == 8) return copy_planes<8, blocks>(grid, unit, stage, source);
-  if (bytes == 4) return copy_planes<4, blocks>(grid, unit, stage, source);
-  copy_planes<2, blocks>(grid, unit, stage, source);
+  if (bytes == 16) return copy_planes<16, blocks, skewed>(grid, unit, stage, source);
+  if (bytes == 8) return copy_planes<8, blocks, skewed>(grid, unit, stage, source);
+  if (bytes == 4) return copy_planes<4, blocks, skewed>(grid, unit, stage, source);
+  copy_planes<2, blocks, skewed>(grid, unit, stage, source);
 }
 
 }  // namespace dwconv::banded

@@ -65,10 +65,12 @@ struct Geometry {
   int segments = 1;
   int source_rows = 1;  // that they read, at most
   int band_rows = 1;    // of results
+  int bands_above = 0;  // that padding above the image may take
   int row_groups = 1;   // of a band, one for a warp at a time
   int position_groups = 1;
   // Shared memory, in bytes: a row of zeros; stages of planes and a filter; barriers last.
   int plane_bytes = 0;
+  int skew_bytes = 0;  // that a plane's rows are moved by for each band before their own
   int filters_at = 0;  // of a stage
   int stage_bytes = 0;
   int barriers_at = 0;

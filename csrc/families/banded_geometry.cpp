@@ -68,10 +68,18 @@ Geometry geometry(const Problem& problem, const Tiling& tiling) {
   g.source_rows = std::min(g.h.source, g.h.reach(g.rows));
   g.band_rows = round_up(ceil_div(g.rows, g.bands), g.shape.rows());
   g.row_groups = g.band_rows / g.shape.rows();
+  g.bands_above = ceil_div(std::max(g.h.pad, 0), g.band_rows);
 
-  // Planes an odd number of 16 bytes apart: `ldmatrix` meets 8 of them in different banks.
-  g.plane_bytes = g.source_rows * g.shape.row_bytes();
-  if (g.plane_bytes / 16 % 2 == 0) g.plane_bytes += 16;
+  // `ldmatrix` meets 8 rows, each in banks of its own: of neighbouring bands, which are an odd
+  // number of 16 bytes apart, and of planes, which are an odd number of times as many as a plane's
+  // bands.
+  const auto pieces = [](int bytes) { return bytes / 16; };
+  if (g.bands > 1 && pieces(g.band_rows * g.shape.row_bytes()) % 2 == 0) g.skew_bytes = 16;
+  g.plane_bytes = g.source_rows * g.shape.row_bytes() +
+                  (g.source_rows - 1 + g.shape.rows() - 1) / g.band_rows * g.skew_bytes;
+  const int apart = std::min(g.bands, 8);
+  while (pieces(g.plane_bytes) % (2 * apart) != apart)
+    g.plane_bytes += 16;
   g.filters_at = g.images * g.plane_bytes;
   g.stage_bytes = round_up(g.filters_at + g.tap_rows * g.shape.filter_bytes(), 16);
   g.barriers_at = g.shape.zero_bytes() + tiling.stages * g.stage_bytes;
