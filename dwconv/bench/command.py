@@ -1,9 +1,7 @@
 """What ``python -m dwconv bench`` does: the loop over its cases."""
 
 import argparse
-import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -13,6 +11,7 @@ from typing import Any
 import torch
 
 import dwconv
+from dwconv import driver
 from dwconv.bench import limits, overhead, timer
 from dwconv.bench.cases import Case
 from dwconv.bench.check import REFERENCE_ELEMENTS
@@ -52,21 +51,11 @@ def environment() -> dict[str, Any]:
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "cudnn": cudnn.version(),
-        "driver": _driver_version(),
+        "driver": driver.version(),
         "gpu": gpu.name,
         "sm_count": gpu.multi_processor_count,
         "python": sys.version.split()[0],
     }
-
-
-def _driver_version() -> str | None:
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return None
-    command = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    lines = answer.stdout.split()
-    return lines[0] if answer.returncode == 0 and lines else None
 
 
 def protocol(repeats: int, column_ms: float) -> dict[str, Any]:
