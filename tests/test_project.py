@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from dwconv.requirements import OLDEST_TORCH
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -55,6 +57,7 @@ def test_every_package_is_installed() -> None:
 def test_oldest_torch_is_the_one_the_operators_are_built_for() -> None:
     (oldest,) = re.findall(r"torch>=(\S+)", " ".join(PROJECT["project"]["dependencies"]))
     assert f'TORCH_TARGET = "{oldest}"' in (ROOT / "setup.py").read_text()
+    assert tuple(map(int, oldest.split("."))) == OLDEST_TORCH
 
 
 def run_make(*arguments: str) -> str:

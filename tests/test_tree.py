@@ -221,6 +221,7 @@ LIBRARY = [
     "dwconv.functional",
     "dwconv.nn",
     "dwconv.conversion",
+    "dwconv.requirements",
     "dwconv",
 ]
 
@@ -244,6 +245,7 @@ def imports(module: str) -> set[str]:
 def test_library_imports_point_downward() -> None:
     """__init__ -> conversion -> nn -> functional -> transforms -> _ops -> _C, and never a tool."""
     assert imports("dwconv._ops") == {"dwconv._C"}
+    assert imports("dwconv.requirements") == set()
     for i, module in enumerate(LIBRARY[1:], start=1):
         assert imports(module) <= set(LIBRARY[:i])
 
