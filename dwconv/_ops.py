@@ -29,6 +29,8 @@ backward_weight = torch.ops.dwconv.backward_weight.default
 forward_packed = torch.ops.dwconv.forward_packed.default._op
 backward_packed = torch.ops.dwconv.backward_packed.default._op
 
+build_info = _C.build_info
+
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 Ints = Sequence[int]

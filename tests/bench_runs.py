@@ -50,7 +50,7 @@ def run(
     words = ["bench", "--dtypes", "float32", *arguments]
     words += ["--json", str(json_file)] if json_file else []
     status = command.bench(
-        parser().parse_args(words),
+        parser("bench").parse_args(words),
         timer,
         CPU,
         {"gpu": gpu},

@@ -324,7 +324,7 @@ def test_bad_options(
 
 
 def test_command_line() -> None:
-    options: argparse.Namespace = parser().parse_args(
+    options: argparse.Namespace = parser("bench").parse_args(
         ["bench", "--only", "kb82_k3", "--dtypes", "bfloat16,float32", "--time-limit", "90"]
     )
     line = command_line(options)

@@ -163,10 +163,12 @@ def test_list_of_random_workloads(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_what_a_command_measures() -> None:
     """--only is of the listed workloads."""
-    options = parser().parse_args(["bench", "--sweep", "4", "--seed", "2", "--column-ms", "50"])
+    options = parser("bench").parse_args(
+        ["bench", "--sweep", "4", "--seed", "2", "--column-ms", "50"]
+    )
     assert "--sweep 4 --seed 2 --repeats 20 --column-ms 50" in command_line(options)
     assert "--filters" not in command_line(options)
-    large = parser().parse_args(["bench", "--sweep", "4", "--filters", "large"])
+    large = parser("bench").parse_args(["bench", "--sweep", "4", "--filters", "large"])
     assert "--sweep 4 --seed 0 --filters large" in command_line(large)
     assert selected_workloads(large) == random_workloads(4, 0, "large")
     assert json.dumps(command.protocol(20, 50)).count("50 ms") == 1
