@@ -12,12 +12,16 @@ import sys
 from pathlib import Path
 
 from setuptools import setup
+from setuptools.command.sdist import sdist
 
 TORCH_TARGET = "2.10"
 TORCH_TARGET_VERSION = "0x020a000000000000"
 DEFAULT_ARCHITECTURES = "8.0+PTX 9.0"
 # What one compiler may need. The largest so far is bind.cpp with 0.43 GiB (g++ 12); templates grow.
 GIB_PER_JOB = 1.5
+# An sdist has no history: this file at its top says which commit it was made of.
+COMMIT_FILE = "COMMIT"
+COMMIT_SOURCE = "build/commit.cpp"
 
 NO_NVCC = (
     "dwconv needs nvcc (CUDA 13) to build its kernels and found none in CUDA_HOME, CUDA_PATH, "
@@ -82,6 +86,38 @@ def limit_jobs() -> None:
     os.environ.setdefault("MAX_JOBS", str(max(1, jobs)))
 
 
+def find_commit(root: Path) -> str:
+    """The commit of a source tree, "-dirty" if tracked files differ from it, or "unknown"."""
+    if (root / ".git").exists():  # not the repository of somebody who unpacked an sdist in it
+        describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        try:
+            said = subprocess.run(describe, cwd=root, capture_output=True, text=True, check=True)
+        except (OSError, subprocess.SubprocessError):
+            return "unknown"
+        return said.stdout.strip()
+    recorded = root / COMMIT_FILE
+    return recorded.read_text().strip() if recorded.is_file() else "unknown"
+
+
+class SourceArchive(sdist):
+    """An sdist that records its commit."""
+
+    def make_release_tree(self, base_dir: str, files: list[str]) -> None:
+        super().make_release_tree(base_dir, files)
+        (Path(base_dir) / COMMIT_FILE).write_text(find_commit(Path(__file__).parent) + "\n")
+
+
+def write_commit_source(root: Path) -> str:
+    """The one source that knows the commit: as a flag, each commit would compile all of them."""
+    source = root / COMMIT_SOURCE
+    commit = find_commit(root)
+    text = f'extern const char dwconv_commit[];\nconst char dwconv_commit[] = "{commit}";\n'
+    if not source.is_file() or source.read_text() != text:
+        source.parent.mkdir(exist_ok=True)
+        source.write_text(text)
+    return COMMIT_SOURCE
+
+
 def build_arguments() -> dict[str, object]:
     cuda = find_cuda()
     os.environ["CUDA_HOME"] = str(cuda)
@@ -98,6 +134,7 @@ def build_arguments() -> dict[str, object]:
         for pattern in ("*.cpp", "*.cu")
         for path in root.glob(f"csrc/**/{pattern}")
     )
+    sources.append(write_commit_source(root))
     define = [
         f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}",
         f'-DDWCONV_TORCH_TARGET="{TORCH_TARGET}"',
@@ -136,7 +173,10 @@ def build_arguments() -> dict[str, object]:
     # Not the CUDA libraries of torch that CUDAExtension adds.
     extension.libraries = []
     extension.library_dirs.append(str(cuda_library_dir(cuda)))
-    return {"ext_modules": [extension], "cmdclass": {"build_ext": cpp_extension.BuildExtension}}
+    return {
+        "ext_modules": [extension],
+        "cmdclass": {"build_ext": cpp_extension.BuildExtension, "sdist": SourceArchive},
+    }
 
 
 def compiles() -> bool:
@@ -145,4 +185,4 @@ def compiles() -> bool:
     return not commands.isdisjoint(sys.argv)
 
 
-setup(**(build_arguments() if compiles() else {}))
+setup(**(build_arguments() if compiles() else {"cmdclass": {"sdist": SourceArchive}}))

@@ -10,6 +10,9 @@
 
 namespace py = pybind11;
 
+// Defined by a source that setup.py writes; another build may do without.
+extern __attribute__((weak, visibility("hidden"))) const char dwconv_commit[];
+
 namespace dwconv {
 namespace {
 
@@ -114,6 +117,7 @@ py::dict to_dict(const Kernel& kernel) {
 
 py::dict build_info() {
   py::dict out;
+  out["commit"] = dwconv_commit == nullptr ? "unknown" : dwconv_commit;
   out["nvcc"] = nvcc_version();
   out["architectures"] = DWCONV_ARCHITECTURES;
   out["torch_headers"] = DWCONV_TORCH_HEADERS;

@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 def build_info() -> dict[str, str]:
-    """nvcc, architectures, torch_headers, torch_target: what this library was built with."""
+    """commit, nvcc, architectures, torch_headers, torch_target: what this library was built with.
+
+    ``commit`` ends in "-dirty" where sources differed from it, and is "unknown" without a history.
+    """
 
 def kernels() -> list[dict[str, str]]:
     """The table of kernels: name, pass, dtype and layout of each row."""
