@@ -42,8 +42,8 @@ def test_sessions_look_as_shown() -> None:
 
 @pytest.mark.parametrize("guide", GUIDES)
 def test_make_targets_exist(guide: str) -> None:
-    named = set(re.findall(r"(?:`|^)make ([a-z]+)\b(?=[`\s])", (ROOT / guide).read_text(), re.M))
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"(?:`|^)make ([a-z-]+)\b(?=[`\s])", (ROOT / guide).read_text(), re.M))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert {"build", "test"} <= named <= targets
 
 
