@@ -67,8 +67,9 @@ def test_contents(wheel: Path) -> None:
     """The Python files of this tree, one extension, the licence, and no library of others."""
     run("check-wheel-contents", "--toplevel", "dwconv", str(wheel))
     with zipfile.ZipFile(wheel) as archive:
-        packed = {name for name in archive.namelist() if ".dist-info/" not in name}
-        assert [name for name in archive.namelist() if name.endswith("/licenses/LICENSE")]
+        files = [name for name in archive.namelist() if not name.endswith("/")]  # no folders
+        packed = {name for name in files if ".dist-info/" not in name}
+        assert [name for name in files if name.endswith("/licenses/LICENSE")]
     sources = [
         path for path in ROOT.glob("dwconv/**/*") if re.search(r"\.(pyi?|typed)$", path.name)
     ]
