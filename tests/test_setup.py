@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+PATH = os.environ["PATH"]
 
-# What a build leaves in the tree, and what tools do.
+# What a build leaves in the tree, and what tools do; and what an sdist has more than the tree.
 NOT_SOURCE = shutil.ignore_patterns(
     ".git", ".venv*", "build", "dist", "runs", "*.egg-info", "*.so", "__pycache__", ".*_cache",
-    ".hypothesis",
+    ".hypothesis", "COMMIT",
 )  # fmt: skip
 FRONT_FILES = [
     ".clang-format", ".gitignore", "CHANGELOG.md", "LICENSE", "MANIFEST.in", "Makefile",
@@ -198,7 +199,7 @@ def git(tree: Path, *arguments: str) -> str:
 @pytest.fixture
 def checkout(setup_py: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A small repository of two tracked files with one commit."""
-    monkeypatch.setenv("PATH", os.defpath)
+    monkeypatch.setenv("PATH", PATH)
     tree = tmp_path / "checkout"
     tree.mkdir()
     (tree / "tracked").write_text("1")
