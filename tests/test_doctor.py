@@ -18,6 +18,7 @@ from dwconv.doctor.report import as_json, text
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
 
 BUILD = {
+    "commit": "4f0d2c7b9e15a86d3c41f7e20b8a95d6c3e1f074",
     "nvcc": "13.0.88",
     "architectures": "8.0+PTX 9.0",
     "torch_headers": "2.13.0+cpu",

@@ -37,6 +37,7 @@ def _rows(facts: Facts) -> Iterator[tuple[str, str]]:
     yield "dwconv", f"{facts.dwconv or NONE}, in {facts.folder}"
     if facts.build is not None:
         build = facts.build
+        yield "commit", build["commit"]
         yield (
             "built",
             f"by nvcc {build['nvcc']} for {build['architectures']}, "
