@@ -42,16 +42,15 @@ register: Callable[..., Callable[[F], F]] = torch.library.impl  # type: ignore[a
 
 
 class Geometry(NamedTuple):
-    """What a convolution is beside its tensors."""
+    """What a convolution is beside its tensors.
+
+    Operators take the first three, as `[:3]`: torch 2.10 compiles no property of a named tuple.
+    """
 
     stride: tuple[int, int]
     padding: tuple[int, int, int, int]  # top, bottom, left, right
     dilation: tuple[int, int]
     packed: int | None = None  # all of them in one number: see `pack`
-
-    @property
-    def lists(self) -> tuple[Ints, Ints, Ints]:
-        return self.stride, self.padding, self.dilation
 
     def pack(self) -> "Geometry":
         """With them packed, unless one is too large: a byte each, stride's first. Unpacked by
@@ -316,14 +315,14 @@ def _(
 
 
 def forward_unpacked(input: Tensor, weight: Tensor, bias: Tensor | None, geometry: int) -> Tensor:
-    output: Tensor = forward(input, weight, bias, *unpack(geometry).lists)
+    output: Tensor = forward(input, weight, bias, *unpack(geometry)[:3])
     return output
 
 
 def backward_unpacked(
     grad_output: Tensor, input: Tensor, weight: Tensor, geometry: int, wanted: int
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    given = unpack(geometry).lists
+    given = unpack(geometry)[:3]
     grad = grad_output.contiguous(memory_format=suggest_memory_format(input))
     return (
         backward_input(grad, weight, input.shape, *given) if wanted & 1 else None,

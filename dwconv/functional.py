@@ -48,7 +48,7 @@ class _DepthwiseConv2d(Function):
             tensors = input, weight, None, None
             needed = need_input, need_weight, False, need_bias
             like = _ops.memory_format_of(input)
-            found = transforms.gradients(grad, tensors, needed, like, geometry.lists)
+            found = transforms.gradients(grad, tensors, needed, like, geometry[:3])
             of_input, of_weight, _, of_bias = found
         else:
             of_input, of_weight, of_bias = _ops.backward_packed(
@@ -67,7 +67,7 @@ def _compute(input: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geome
     """By the packed operator if the geometry is packed, and recorded if a gradient is wanted."""
     result: Tensor
     if geometry.packed is None:
-        result = transforms.forward(input, weight, bias, *geometry.lists)
+        result = transforms.forward(input, weight, bias, *geometry[:3])
     elif torch.is_grad_enabled() and (
         input.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
     ):

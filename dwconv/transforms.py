@@ -21,8 +21,9 @@ from torch._C import (
     _is_fwd_grad_enabled,
 )
 from torch._functorch.utils import enable_single_level_autograd_function
-from torch.autograd import Function, forward_ad
+from torch.autograd import forward_ad
 from torch.autograd.forward_ad import _set_fwd_grad_enabled, unpack_dual
+from torch.autograd.function import _SingleLevelFunction
 
 from dwconv import _ops
 from dwconv._ops import Ints
@@ -110,9 +111,9 @@ def _primal(tensor: Tensor) -> Tensor:
     return primal
 
 
-class _Convolution(Function):
+class _Convolution(_SingleLevelFunction):
     """``convolve`` for autograd. The derivatives of each operator are the other two, so it is its
-    own backward."""
+    own backward. Of one level, since the dispatcher goes through the transformations."""
 
     @staticmethod
     def forward(compute: Callable[[], Tensor], *arguments: Any) -> Tensor:
@@ -152,8 +153,7 @@ class _Convolution(Function):
             return reduce(torch.add, terms)
 
 
-# What `Function.apply` ends in. The rest is for functions that the dispatcher does not know.
-_apply: Callable[..., Tensor] = super(Function, _Convolution).apply
+_apply: Callable[..., Tensor] = _Convolution.apply  # type: ignore[attr-defined]
 
 
 def _over_examples(
