@@ -23,7 +23,8 @@ CUDA :=
 ifneq ($(TOOLKIT),pypi)
 CUDA := $(firstword $(shell for home in "$$CUDA_HOME" "$$CUDA_PATH" \
   "$$(dirname "$$(dirname "$$(readlink -f "$$(command -v nvcc || echo /-)")")")" /usr/local/cuda; do \
-  [ ! -f "$$home/bin/nvcc" ] || ls "$$home"/lib64/libcudart_static.a "$$home"/lib/libcudart_static.a; \
+  [ ! -f "$$home/bin/nvcc" ] || ! grep -q 'CUDART_VERSION *13...$$' "$$home/include/cuda_runtime_api.h" || \
+  ls "$$home"/lib64/libcudart_static.a "$$home"/lib/libcudart_static.a; \
   done 2>/dev/null))
 endif
 PYPI_CUDA := CUDA_HOME="$$(cd .venv/lib/python*/site-packages/nvidia/cu13 && pwd)"

@@ -6,6 +6,7 @@ CUDA runtime is linked statically, and nothing depends on torch's CUDA libraries
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,9 +24,10 @@ GIB_PER_JOB = 1.5
 COMMIT_FILE = "COMMIT"
 COMMIT_SOURCE = "build/commit.cpp"
 
+CUDA_MAJOR = 13
 NO_NVCC = (
-    "dwconv needs nvcc (CUDA 13) to build its kernels and found none in CUDA_HOME, CUDA_PATH, "
-    "PATH, /usr/local/cuda or site-packages: install the CUDA toolkit, or run "
+    f"dwconv needs nvcc (CUDA {CUDA_MAJOR}) to build its kernels and found {{found}} in CUDA_HOME, "
+    "CUDA_PATH, PATH, /usr/local/cuda or site-packages: install that CUDA toolkit, or run "
     "`pip install 'cuda-toolkit[nvcc,cccl]==13.0.*'`, or leave build isolation on, which does."
 )
 
@@ -38,8 +40,18 @@ def cuda_library_dir(cuda: Path) -> Path | None:
     return next(found, None)
 
 
+def cuda_major(cuda: Path) -> int | None:
+    """The major version of a toolkit, by the header that tells its programs."""
+    header = cuda / "include" / "cuda_runtime_api.h"
+    text = header.read_text(errors="replace") if header.is_file() else ""
+    version = re.search(r"^#define CUDART_VERSION +(\d+)", text, re.MULTILINE)
+    return int(version[1]) // 1000 if version else None
+
+
 def find_cuda() -> Path:
-    """The CUDA toolkit to build with: the system's, else the one from PyPI."""
+    """The CUDA toolkit to build with: the system's, else the one from PyPI. Those of another major
+    version are passed over: kernels of a newer one need a newer driver, and older ones lack
+    architectures."""
     candidates = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")]
     nvcc = shutil.which("nvcc")
     if nvcc:
@@ -48,12 +60,16 @@ def find_cuda() -> Path:
     nvidia = importlib.util.find_spec("nvidia")
     for location in (nvidia.submodule_search_locations or []) if nvidia else []:
         candidates.append(os.path.join(location, "cu13"))
+    others = []
     for candidate in candidates:
         if not candidate or not (Path(candidate) / "bin" / "nvcc").is_file():
             continue
-        if cuda_library_dir(Path(candidate)):
+        major = cuda_major(Path(candidate))
+        if major != CUDA_MAJOR:
+            others.append(f"that of CUDA {major or '(unknown version)'} in {candidate}")
+        elif cuda_library_dir(Path(candidate)):
             return Path(candidate)
-    sys.exit(NO_NVCC)
+    sys.exit(NO_NVCC.format(found=" and ".join(others) or "none"))
 
 
 def visible_architectures() -> str:

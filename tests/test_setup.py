@@ -75,10 +75,16 @@ def setup_py(monkeypatch: pytest.MonkeyPatch) -> Any:
     return module
 
 
-def make_toolkit(path: Path, library_dir: str = "lib64") -> Path:
-    for name in ("bin/nvcc", f"{library_dir}/libcudart_static.a"):
+def make_toolkit(path: Path, library_dir: str = "lib64", version: int = 13000) -> Path:
+    header = f"#define CUDART_VERSION  {version}\n"
+    contents = {
+        "bin/nvcc": "",
+        f"{library_dir}/libcudart_static.a": "",
+        "include/cuda_runtime_api.h": f"/* what it is */\n{header}",
+    }
+    for name, text in contents.items():
         (path / name).parent.mkdir(parents=True, exist_ok=True)
-        (path / name).write_text("")
+        (path / name).write_text(text)
     (path / "bin" / "nvcc").chmod(0o755)
     return path
 
@@ -92,6 +98,25 @@ def test_no_nvcc_is_one_sentence(setup_py: Any, monkeypatch: pytest.MonkeyPatch)
     assert "needs nvcc" in sentence
     assert "pip install 'cuda-toolkit[nvcc,cccl]==13.0.*'" in sentence
     assert "\n" not in sentence
+
+
+def test_another_cuda_is_passed_over(
+    setup_py: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By setup.py, which names it where there is no other, and by make."""
+    old = make_toolkit(tmp_path / "old", version=12080)
+    new = make_toolkit(tmp_path / "new")
+    os.environ.update(CUDA_HOME=str(old), CUDA_PATH=str(new))
+    assert setup_py.find_cuda() == new
+    command = ["make", "--eval", "told: ; @echo $(CUDA)", "told"]
+    homes = {"CUDA_HOME": str(old), "CUDA_PATH": str(new), "PATH": PATH}
+    told = subprocess.run(command, cwd=ROOT, env=homes, capture_output=True, text=True, check=True)
+    assert told.stdout.split() == [str(new / "lib64" / "libcudart_static.a")]
+
+    del os.environ["CUDA_PATH"]
+    monkeypatch.setattr(setup_py, "CUDA_MAJOR", 99)  # as if no machine had it
+    with pytest.raises(SystemExit, match=f"found that of CUDA 12 in {old}"):
+        setup_py.find_cuda()
 
 
 def test_toolkit_is_looked_for_in_order(
