@@ -11,17 +11,11 @@ import zipfile
 from email import message_from_string
 from email.message import Message
 from pathlib import Path
-from typing import Any
 
 import pytest
+from stated import PYPROJECT, ROOT
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-ROOT = Path(__file__).resolve().parent.parent
-PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PROJECT = PYPROJECT["project"]
 WHEELS = sorted(ROOT.glob("dist/**/*.whl"))
 MIB = 2**20
 

@@ -48,6 +48,9 @@ CPU_ONLY = replace(
     checks=ALL_RIGHT[:2],
 )  # fmt: skip
 
+# By PyTorch.
+UNSEEN = replace(WELL, gpus=(replace(H100, device=None),), checks=ALL_RIGHT[:2])
+
 
 def wrong(device: str, problem: str = "no kernel image is available") -> tuple[Check, ...]:
     return tuple(replace(c, problem=problem) if c.device == device else c for c in ALL_RIGHT)
@@ -96,22 +99,11 @@ PROBLEMS: dict[str, tuple[Facts, list[str]]] = {
         ["nvidia-smi fails (Driver/library version mismatch)", "restart the machine"],
     ),
     "PyTorch cannot use CUDA": (
-        replace(
-            WELL,
-            gpus=(replace(H100, device=None),),
-            cuda_failure="system not yet initialized",
-            checks=ALL_RIGHT[:2],
-        ),
+        replace(UNSEEN, cuda_failure="system not yet initialized"),
         ["PyTorch cannot use the GPU (system not yet initialized)", "repair that first"],
     ),
     "GPUs hidden by mistake": (
-        replace(
-            WELL,
-            gpus=(replace(H100, device=None),),
-            cuda_failure="No CUDA GPUs are available",
-            cuda_visible_devices="7",
-            checks=ALL_RIGHT[:2],
-        ),
+        replace(UNSEEN, cuda_failure="No CUDA GPUs are available", cuda_visible_devices="7"),
         ["PyTorch cannot use the GPU", "CUDA_VISIBLE_DEVICES is '7', unset it"],
     ),
     "GPU older than CUDA 13 knows": (

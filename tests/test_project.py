@@ -4,44 +4,34 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pytest
+from stated import MAKEFILE, PYPROJECT, ROOT
 
-from dwconv.requirements import OLDEST_TORCH
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-ROOT = Path(__file__).resolve().parent.parent
-PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
-MAKEFILE = (ROOT / "Makefile").read_text()
+from dwconv.requirements import CUDA, OLDEST_TORCH
 
 
 def pins(*groups: str) -> list[str]:
     """The requirements that dependency groups state themselves."""
-    stated = [entry for group in groups for entry in PROJECT["dependency-groups"][group]]
+    stated = [entry for group in groups for entry in PYPROJECT["dependency-groups"][group]]
     return [entry for entry in stated if isinstance(entry, str)]
 
 
 def test_isolated_builds_and_make_use_the_same_releases() -> None:
-    assert sorted(PROJECT["build-system"]["requires"]) == sorted(pins("sdist", "build", "nvcc"))
+    assert sorted(PYPROJECT["build-system"]["requires"]) == sorted(pins("sdist", "build", "nvcc"))
 
 
 def test_every_requirement_is_one_release() -> None:
     one_release = re.compile(r"[\w.-]+(\[[\w,]+\])?==\d+(\.\d+)*(; .+)?")
     assert [
-        pin for pin in pins(*PROJECT["dependency-groups"]) if not one_release.fullmatch(pin)
+        pin for pin in pins(*PYPROJECT["dependency-groups"]) if not one_release.fullmatch(pin)
     ] == []
 
 
 def test_version_is_stated_once() -> None:
-    stated: str = PROJECT["project"]["version"]
+    stated: str = PYPROJECT["project"]["version"]
     assert version("dwconv") == stated
     sources = [ROOT / "setup.py", *ROOT.glob("dwconv/**/*.py"), *ROOT.glob("csrc/**/*.[chi]*")]
     assert [str(path) for path in sources if f'"{stated}"' in path.read_text()] == []
@@ -49,14 +39,19 @@ def test_version_is_stated_once() -> None:
 
 def test_every_package_is_installed() -> None:
     packages = {path.parent.relative_to(ROOT) for path in ROOT.glob("dwconv/**/__init__.py")}
-    listed = PROJECT["tool"]["setuptools"]["packages"]
+    listed = PYPROJECT["tool"]["setuptools"]["packages"]
     assert sorted(listed) == sorted(".".join(package.parts) for package in packages)
 
 
 def test_oldest_torch_is_the_one_the_operators_are_built_for() -> None:
-    (oldest,) = re.findall(r"torch>=(\S+)", " ".join(PROJECT["project"]["dependencies"]))
+    (oldest,) = re.findall(r"torch>=(\S+)", " ".join(PYPROJECT["project"]["dependencies"]))
     assert f'TORCH_TARGET = "{oldest}"' in (ROOT / "setup.py").read_text()
     assert tuple(map(int, oldest.split("."))) == OLDEST_TORCH
+
+
+def test_the_driver_is_for_the_cuda_that_kernels_are_compiled_with() -> None:
+    assert f"CUDA_MAJOR = {CUDA}\n" in (ROOT / "setup.py").read_text()
+    assert f"CUDART_VERSION *{CUDA}..." in MAKEFILE
 
 
 def run_make(*arguments: str, folder: Path = ROOT) -> str:
@@ -88,7 +83,7 @@ def test_a_release_has_the_tag_of_its_version(
     """And a section of the changelog."""
     for name in ("Makefile", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
-    version = PROJECT["project"]["version"]
+    version = PYPROJECT["project"]["version"]
     changelog = tmp_path / "CHANGELOG.md"
     changelog.write_text(f"## [{version}] - 2000-01-01\n")
     monkeypatch.setenv("TAG", f"v{version}")

@@ -1,22 +1,14 @@
 """The workflows do what a machine here can do too, with few rights and pinned actions."""
 
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from stated import MAKEFILE, PYPROJECT, ROOT
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-ROOT = Path(__file__).resolve().parent.parent
-PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
-CIBUILDWHEEL: dict[str, Any] = PROJECT["tool"]["cibuildwheel"]
-MAKEFILE = (ROOT / "Makefile").read_text()
+CIBUILDWHEEL: dict[str, Any] = PYPROJECT["tool"]["cibuildwheel"]
 PATHS = sorted(ROOT.glob(".github/workflows/*.yml"))
 # BaseLoader: with YAML's types, the key `on` would be True.
 WORKFLOWS: dict[str, Any] = {
@@ -98,7 +90,7 @@ def test_jobs_have_no_other_rights_and_end(workflow: str, name: str) -> None:
 def classified() -> list[str]:
     """The Pythons of the classifiers, as cibuildwheel names them."""
     pattern = r"Programming Language :: Python :: 3\.(\d+)"
-    found = (re.fullmatch(pattern, line) for line in PROJECT["project"]["classifiers"])
+    found = (re.fullmatch(pattern, line) for line in PYPROJECT["project"]["classifiers"])
     return [f"cp3{match[1]}" for match in found if match]
 
 
@@ -108,7 +100,7 @@ def test_wheels_are_for_the_pythons_of_the_classifiers() -> None:
     assert matrix["python"] == classified()
     assert matrix["runner"] == ["ubuntu-24.04", "ubuntu-24.04-arm"]
     assert CIBUILDWHEEL["build"] == [f"{python}-*" for python in classified()]
-    assert f">=3.{classified()[0][3:]}" == PROJECT["project"]["requires-python"]
+    assert f">=3.{classified()[0][3:]}" == PYPROJECT["project"]["requires-python"]
 
 
 def test_ci_tests_the_oldest_and_the_newest_python() -> None:
@@ -125,7 +117,7 @@ def test_ci_tests_the_oldest_and_the_newest_torch() -> None:
     oldest, *_, newest = releases.split()
     environment = job("ci", "matrix")["env"]
     assert environment == {"WHEEL_FROM": "sdist", "MATRIX": f"{oldest} {newest}"}
-    (told,) = re.findall(r"torch>=(\S+)", " ".join(PROJECT["project"]["dependencies"]))
+    (told,) = re.findall(r"torch>=(\S+)", " ".join(PYPROJECT["project"]["dependencies"]))
     assert oldest.startswith(f"{told}.")
 
 

@@ -139,12 +139,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     const int slot = p.stages.remainder(turn);
     char* stage = stages + slot * g.stage_bytes;
     const Unit unit = grid.unit_of_block(number);
-    const auto* const elements = reinterpret_cast<const std::uint16_t*>(source);
-    if (g.skew_bytes == 0) {
-      copy_planes<blocks, false>(grid, p.copy_bytes, unit, stage, elements);
-    } else {
-      copy_planes<blocks, true>(grid, p.copy_bytes, unit, stage, elements);
-    }
+    copy_planes<blocks>(grid, p.copy_bytes, unit, stage,
+                        reinterpret_cast<const std::uint16_t*>(source));
     store_filter<Type, reach>(
         p, stage + g.filters_at,
         weight + static_cast<std::int64_t>(unit.channel) * g.h.kernel * g.w.kernel);

@@ -153,13 +153,17 @@ __device__ inline void copy_planes(const Grid& grid, const Unit& unit, char* sta
   }
 }
 
-template <int blocks, bool skewed>
+template <int blocks>
 __device__ inline void copy_planes(const Grid& grid, int bytes, const Unit& unit, char* stage,
                                    const std::uint16_t* __restrict__ source) {
-  if (bytes == 16) return copy_planes<16, blocks, skewed>(grid, unit, stage, source);
-  if (bytes == 8) return copy_planes<8, blocks, skewed>(grid, unit, stage, source);
-  if (bytes == 4) return copy_planes<4, blocks, skewed>(grid, unit, stage, source);
-  copy_planes<2, blocks, skewed>(grid, unit, stage, source);
+  const auto copy = [&]<bool skewed>() {
+    if (bytes == 16) return copy_planes<16, blocks, skewed>(grid, unit, stage, source);
+    if (bytes == 8) return copy_planes<8, blocks, skewed>(grid, unit, stage, source);
+    if (bytes == 4) return copy_planes<4, blocks, skewed>(grid, unit, stage, source);
+    copy_planes<2, blocks, skewed>(grid, unit, stage, source);
+  };
+  if (grid.g.skew_bytes == 0) return copy.template operator()<false>();
+  copy.template operator()<true>();
 }
 
 }  // namespace dwconv::banded

@@ -22,10 +22,11 @@ constexpr double kCyclesPerUs = 1.75e3;       // of a multiprocessor
 constexpr double kHalfProduct = 0.4;          // of a product's time, with 8 columns
 constexpr double kProductCycles = 1.84;       // of the four tensor cores together
 constexpr double kStepCycles = 7.7;
-constexpr double kLatency = 14.7;     // of one warp among all, for a product
-constexpr double kStepLatency = 60;   // and for a step beside its products
-constexpr double kTaskLatency = 340;  // and to find a task
-constexpr double kTaps = 256;         // of a filter, that a warp waits for at a time
+constexpr double kLatency = 14.7;       // of one warp among all, for a product
+constexpr double kStepLatency = 60;     // and for a step beside its products
+constexpr double kTaskLatency = 340;    // and to find a task
+constexpr double kWaitingTasks = 1.07;  // of a unit, until its stage is filled again
+constexpr double kTaps = 256;           // of a filter, that a warp waits for at a time
 constexpr double kTapsCycles = 2080;
 
 // What the width of a row costs: cycles to store 8 columns of a row of results, and to start a copy
@@ -96,7 +97,7 @@ double estimate(const Problem& problem, const Arch& arch, const Geometry& g, int
   const double tasks = units * g.tasks();
   const double work = tasks * (steps * (products * kProductCycles + kStepCycles) + store);
   const double serial = std::ceil(tasks / kWarps) * task + units * fill / kWarps;
-  const double waiting = units * (fill + 1.07 * task) / std::min<double>(stages, units);
+  const double waiting = units * (fill + kWaitingTasks * task) / std::min<double>(stages, units);
   const double compute =
       std::pow(std::pow(work, 4) + std::pow(serial, 4) + std::pow(waiting, 4), 0.25) / kCyclesPerUs;
 

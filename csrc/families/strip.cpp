@@ -171,6 +171,7 @@ Block estimate(const Problem& problem, const Arch& arch, int width, int threads,
 Block choose_block(const Problem& problem, const Arch& arch) {
   Block best;
   const bool convolution = problem.pass != Pass::backward_weight && !by_phases(problem);
+  const bool low = convolution;
   const bool high = !convolution || has_high_tiles(static_cast<int>(problem.w.kernel),
                                                    static_cast<int>(problem.h.stride));
   for (const int most : {16, 32, 48, 64, 96, 128, 192, 256}) {
@@ -180,7 +181,7 @@ Block choose_block(const Problem& problem, const Arch& arch) {
     for (const int threads : {96, 128, 192, 256}) {
       if (threads > most_threads(problem.pass)) continue;
       for (const int rows : {kRows, kLowRows}) {
-        if (rows == kRows ? !high : !convolution) continue;
+        if (!(rows == kRows ? high : low)) continue;
         const Block block = estimate(problem, arch, width, threads, rows);
         if (block.us >= 0 && (best.us < 0 || block.us < best.us)) best = block;
       }
