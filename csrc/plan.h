@@ -22,6 +22,7 @@ enum class Family : std::uint8_t {
   outer,
   lines,
   dense,
+  columns,
   batched
 };
 

@@ -54,6 +54,8 @@ const FamilyPlanner& planner_of(Family family) {
       return kLinesPlanner;
     case Family::dense:
       return kDensePlanner;
+    case Family::columns:
+      return kColumnsPlanner;
     case Family::batched:
       return kBatchedPlanner;
   }

@@ -157,7 +157,7 @@ def problems_for(row: dict[str, str]) -> st.SearchStrategy[Problem]:
         return wide_pixels(
             filters=square, strides=[1, 1, 1, 2] if row["pass"] == "forward" else [1]
         )
-    if row["name"].startswith(("banded_", "direct_", "lines_")):
+    if row["name"].startswith(("banded_", "columns_", "direct_", "lines_")):
         return large_filters()
     if row["name"].startswith("outer_"):
         return large_filters(narrow=True)

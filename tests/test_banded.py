@@ -30,7 +30,10 @@ MANY_UNITS = [
 ]
 
 
-KERNELS = [*(f"banded_{pass_}" for pass_ in PASSES), "lines_backward_weight"]
+KERNELS = [
+    *(f"{family}_{pass_}" for family in ("banded", "columns") for pass_ in PASSES),
+    "lines_backward_weight",
+]
 every_kernel = pytest.mark.parametrize("kernel", KERNELS)
 
 

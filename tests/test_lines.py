@@ -21,8 +21,8 @@ def plan(problem: Problem, **options: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("problem", "family"),
     [
-        # taps side by side in a product that few columns reach
-        (padded_by_half(64, 124, (56, 56), (51, 5)), "lines"),
+        # wide filters of few rows
+        (padded_by_half(64, 124, (56, 56), (5, 51)), "lines"),
         # rows of an odd number of elements, many of them
         (padded_by_half(12, 133, (121, 87), (42, 33)), "lines"),
         # few rows, which a product takes of several images

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from large_filters import padded_by_half
-from problems import DTYPES, make_data, run_pass
+from problems import DTYPES, make_data, reference, run_pass
 from torch import Tensor
 
 import dwconv
@@ -120,3 +120,22 @@ def test_no_other_image_is_reached(
         expected[n, n % 3] = True
     force_kernel(f"{family}_forward_{dtype}_nchw")
     assert torch.equal(~run_pass("forward", problem, data).isfinite(), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("size", [(14, 13), (30, 31), (46, 40), (150, 24)], ids=str)
+def test_columns_reach_no_further_than_they_may(
+    size: tuple[int, int], force_kernel: Callable[[str | None], None]
+) -> None:
+    """An Inf or NaN reaches the columns that a direct sum has it reach, and 30 rows more of them."""
+    problem = padded_by_half(5, 3, size, (13, 15))
+    data = make_data(problem, torch.float16, torch.device("cuda"))
+    data.input[0, 1, size[0] // 2, 3] = float("inf")
+    data.input[4, 2, 0, size[1] - 1] = float("nan")
+    with torch.backends.cudnn.flags(enabled=False):
+        direct = ~reference("forward", problem, data, device="cuda").isfinite()
+    force_kernel("columns_forward_float16_nchw")
+    ours = ~run_pass("forward", problem, data).isfinite()
+    near = F.max_pool2d(direct.double(), (61, 1), 1, (30, 0)) > 0
+    assert bool((ours | ~direct).all())
+    assert not bool((ours & ~near).any())

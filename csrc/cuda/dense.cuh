@@ -248,7 +248,7 @@ void launch_convolve(const Problem& problem, const Plan& plan, const Tensors& te
   using S = Scalar<dtype>;
   const Geometry g = geometry(problem, plan.tiling);
   Shape shape = g.shape;
-  if (!begin_with_pairs(tensors)) shape.even = false;
+  if (!begin_with(4, tensors)) shape.even = false;
   launch_convolution<S>("dense convolve", choose<S>(shape), Convolution{Grid(g, problem, plan)},
                         problem, plan, tensors, stream);
 }

@@ -17,11 +17,11 @@ __device__ inline Run<Type> run_of_image(const UnitGrid<Geometry>& grid, Type* t
   return {tensor + first * plane, to, there ? grid.channels_of(unit) * plane : 0};
 }
 
-// Whether images and results begin at a multiple of two 16-bit elements.
-inline bool begin_with_pairs(const Tensors& tensors) {
+// Whether images and results begin at a multiple of so many bytes.
+inline bool begin_with(int bytes, const Tensors& tensors) {
   const auto bits = reinterpret_cast<std::uintptr_t>(tensors.input) |
                     reinterpret_cast<std::uintptr_t>(tensors.output);
-  return bits % 4 == 0;
+  return bits % bytes == 0;
 }
 
 }  // namespace dwconv

@@ -3,6 +3,7 @@
 #include "banded.h"
 #include "batched.h"
 #include "check.cuh"
+#include "columns.h"
 #include "dense.h"
 #include "diagonal.h"
 #include "direct.h"

@@ -366,7 +366,7 @@ void launch_sum_units(const Problem& problem, const Plan& plan, const Tensors& t
   using S = Scalar<dtype>;
   const Geometry g = geometry(problem, plan.tiling);
   Shape shape = g.shape;
-  if (!begin_with_pairs(tensors)) shape.even = false;
+  if (!begin_with(4, tensors)) shape.even = false;
   launch_unit_sums<S>("outer sum_units", choose<S>(shape), Grid(g, problem, plan), problem, plan,
                       tensors, stream);
 }

@@ -33,6 +33,7 @@ extern const FamilyPlanner kDirectPlanner;
 extern const FamilyPlanner kOuterPlanner;
 extern const FamilyPlanner kLinesPlanner;
 extern const FamilyPlanner kDensePlanner;
+extern const FamilyPlanner kColumnsPlanner;
 extern const FamilyPlanner kBatchedPlanner;
 
 }  // namespace dwconv

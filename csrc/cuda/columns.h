@@ -1,0 +1,11 @@
+// Launchers of the columns family; defined under instances/ from columns.cuh.
+#pragma once
+
+#include "launcher.h"
+
+namespace dwconv::columns {
+
+template <Pass pass, DType dtype, Layout layout>
+void launch(const Problem& problem, const Plan& plan, const Tensors& tensors, cudaStream_t stream);
+
+}  // namespace dwconv::columns
