@@ -35,7 +35,7 @@ SOURCES := setup.py pyproject.toml README.md LICENSE \
 FORMATTED := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \
   -o -name '*.inc')
 
-.PHONY: help train test test-matrix lint actionlint format build wheel sdist wheels check-wheel \
+.PHONY: help train test check-cpu test-matrix lint actionlint format build wheel sdist wheels check-wheel \
   check-tag bench clean
 .DELETE_ON_ERROR:
 
@@ -45,8 +45,11 @@ help: ## print this list
 train: $(STAMPS)/train $(STAMPS)/installed ## train the example network, here and with nn.Conv2d
 	$(BIN)/python examples/train.py $(ARGS)
 
-test: $(STAMPS)/test $(STAMPS)/installed ## run the test suite against the installed wheel
+test: check-cpu $(STAMPS)/test $(STAMPS)/installed ## run the test suite against the installed wheel
 	$(BIN)/pytest $(ARGS)
+
+check-cpu: $(STAMPS)/cpu $(STAMPS)/test ## try the wheel for CPU tensors alone, as of Windows and macOS
+	$(BIN)/pytest --noconftest tests/check_cpu.py
 
 test-matrix: dist/built ## run the CPU tests on one wheel with every torch of MATRIX
 	$(MAKE) check-wheel
@@ -120,6 +123,11 @@ SETTINGS = $(TORCH_CUDA_ARCH_LIST) $(or $(CUDA),pypi) $(WHEEL_FROM) $(COMMIT)
 dist/settings: FORCE
 	@mkdir -p dist
 	@echo '$(SETTINGS)' | cmp --silent - $@ || echo '$(SETTINGS)' > $@
+
+$(STAMPS)/cpu: $(SOURCES) | $(STAMPS)/build
+	rm -rf build/lib* build/bdist* build/cpu
+	DWCONV_CUDA=0 $(BIN)/pip wheel --quiet . --no-deps --no-build-isolation --wheel-dir build/cpu
+	@touch $@
 
 $(STAMPS)/installed: dist/built
 	$(BIN)/pip install --quiet --force-reinstall --no-deps dist/dwconv-*.whl

@@ -23,6 +23,8 @@ GIB_PER_JOB = 1.5
 # An sdist has no history: this file at its top says which commit it was made of.
 COMMIT_FILE = "COMMIT"
 COMMIT_SOURCE = "build/commit.cpp"
+# What only one of the two builds has, beside the kernels.
+WITH_CUDA, WITHOUT_CUDA = "csrc/stream.cpp", "csrc/without_cuda.cpp"
 
 CUDA_MAJOR = 13
 NO_NVCC = (
@@ -30,6 +32,12 @@ NO_NVCC = (
     "CUDA_PATH, PATH, /usr/local/cuda or site-packages: install that CUDA toolkit, or run "
     "`pip install 'cuda-toolkit[nvcc,cccl]==13.0.*'`, or leave build isolation on, which does."
 )
+
+
+def wants_cuda() -> bool:
+    """Whether kernels are compiled: on Linux, unless DWCONV_CUDA is 0. Elsewhere, and then, the
+    extension takes CPU tensors, and says so of others."""
+    return sys.platform == "linux" and os.environ.get("DWCONV_CUDA") != "0"
 
 
 def cuda_library_dir(cuda: Path) -> Path | None:
@@ -134,61 +142,71 @@ def write_commit_source(root: Path) -> str:
     return COMMIT_SOURCE
 
 
+def find_sources(root: Path, cuda: bool) -> list[str]:
+    """All that is compiled, but for the one with the commit."""
+    patterns = ("*.cpp", "*.cu") if cuda else ("*.cpp",)
+    found = {
+        path.relative_to(root).as_posix()
+        for pattern in patterns
+        for path in root.glob(f"csrc/**/{pattern}")
+    }
+    return sorted(found - {WITHOUT_CUDA if cuda else WITH_CUDA})
+
+
 def build_arguments() -> dict[str, object]:
-    cuda = find_cuda()
-    os.environ["CUDA_HOME"] = str(cuda)
+    cuda = find_cuda() if wants_cuda() else None
+    if cuda:
+        os.environ["CUDA_HOME"] = str(cuda)
 
     import pybind11
     import torch
     from torch.utils import cpp_extension
 
-    cpp_extension.CUDA_HOME = str(cuda)  # None under a CPU-only torch
     limit_jobs()
     root = Path(__file__).parent
-    sources = sorted(
-        str(path.relative_to(root))
-        for pattern in ("*.cpp", "*.cu")
-        for path in root.glob(f"csrc/**/{pattern}")
-    )
-    sources.append(write_commit_source(root))
+    sources = [*find_sources(root, cuda is not None), write_commit_source(root)]
     define = [
         f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}",
         f'-DDWCONV_TORCH_TARGET="{TORCH_TARGET}"',
         f'-DDWCONV_TORCH_HEADERS="{torch.__version__}"',
-        f'-DDWCONV_ARCHITECTURES="{choose_architectures()}"',
+        f'-DDWCONV_ARCHITECTURES="{choose_architectures() if cuda else "none"}"',
     ]
     # Error messages carry file names: those of the sources, not of the machine that built them.
     headers = Path(torch.__file__).parent / "include"
     neutral = [f"-ffile-prefix-map={folder}/=" for folder in (root.resolve(), headers)]
-    libraries = [
-        f"-l{name}" for name in ("torch", "torch_cpu", "cudart_static", "rt", "pthread", "dl")
-    ]
-    extension = cpp_extension.CUDAExtension(
-        "dwconv._C",
-        sources,
-        include_dirs=[pybind11.get_include()],
-        extra_compile_args={
-            "cxx": ["-std=c++20", "-O2", "-g0", "-fvisibility=hidden", *neutral, *define],
-            "nvcc": [
-                "-std=c++20",
-                "-O2",  # of host code; device code is optimized in any case
-                "-Xfatbin=-compress-all",
-                "-Xcompiler=-fvisibility=hidden",
-                *define,
-            ],
-        },
+    cxx = ["-std=c++20", "-O2", "-g0", "-fvisibility=hidden", *neutral, *define]
+    if sys.platform == "win32":
+        cxx = ["/std:c++20", "/O2", *define]
+    libraries = ["torch", "torch_cpu"]
+    arguments: dict[str, object] = {"include_dirs": [pybind11.get_include()]}
+    if cuda:
+        cpp_extension.CUDA_HOME = str(cuda)  # None under a CPU-only torch
+        nvcc = [
+            "-std=c++20",
+            "-O2",  # of host code; device code is optimized in any case
+            "-Xfatbin=-compress-all",
+            "-Xcompiler=-fvisibility=hidden",
+            *define,
+        ]
+        arguments["extra_compile_args"] = {"cxx": cxx, "nvcc": nvcc}
+        extension = cpp_extension.CUDAExtension("dwconv._C", sources, **arguments)
+        extension.library_dirs.append(str(cuda_library_dir(cuda)))
+        libraries += ["cudart_static", "rt", "pthread", "dl"]
+    else:
+        arguments["extra_compile_args"] = {"cxx": cxx}
+        extension = cpp_extension.CppExtension("dwconv._C", sources, **arguments)
+    # Not the libraries that torch adds: no CUDA's, and of its own those with a stable ABI.
+    extension.libraries = libraries
+    if sys.platform == "linux":
         # torch loads its libraries RTLD_LOCAL, so weak symbols resolve only through our own
         # dependencies: torch must stay one even where no strong symbol asks for it.
-        extra_link_args=[
+        extension.libraries = []
+        extension.extra_link_args = [
             "-Wl,--no-as-needed",
             "-Wl,--exclude-libs,ALL",
             "-Wl,--strip-all",
-            *libraries,
-        ],
-    )
-    # Not the CUDA libraries of torch that CUDAExtension adds.
-    extension.libraries = []
-    extension.library_dirs.append(str(cuda_library_dir(cuda)))
+            *(f"-l{name}" for name in libraries),
+        ]
     return {
         "ext_modules": [extension],
         "cmdclass": {"build_ext": cpp_extension.BuildExtension, "sdist": SourceArchive},

@@ -10,8 +10,7 @@
 
 namespace py = pybind11;
 
-// Defined by a source that setup.py writes; another build may do without.
-extern __attribute__((weak, visibility("hidden"))) const char dwconv_commit[];
+extern const char dwconv_commit[];  // in a source that setup.py writes
 
 namespace dwconv {
 namespace {
@@ -117,7 +116,7 @@ py::dict to_dict(const Kernel& kernel) {
 
 py::dict build_info() {
   py::dict out;
-  out["commit"] = dwconv_commit == nullptr ? "unknown" : dwconv_commit;
+  out["commit"] = static_cast<const char*>(dwconv_commit);
   out["nvcc"] = nvcc_version();
   out["architectures"] = DWCONV_ARCHITECTURES;
   out["torch_headers"] = DWCONV_TORCH_HEADERS;

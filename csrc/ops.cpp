@@ -1,6 +1,5 @@
 // torch.ops.dwconv.*: the schemas, and the CUDA implementations: guard, allocate, plan, launch.
 // CPU and fake implementations are in dwconv/_ops.py.
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 
@@ -9,24 +8,13 @@
 
 #include "cuda/launch.h"
 #include "planner.h"
+#include "stream.h"
 #include "tensor.h"
-
-// Lives in libtorch_cuda, which a CPU-only torch lacks: weak, so that this library loads there.
-extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t, void**);
 
 namespace dwconv {
 namespace {
 
 using torch::stable::accelerator::DeviceGuard;
-
-void* current_stream(int device) {
-  STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream != nullptr,
-                  "dwconv: this build of torch has no CUDA");
-  void* stream = nullptr;
-  STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(device, &stream) == AOTI_TORCH_SUCCESS,
-                  "dwconv: torch did not tell the current stream of device ", device);
-  return stream;
-}
 
 const Arch& arch_of(int device) {
   static thread_local std::vector<std::optional<Arch>> known;

@@ -184,6 +184,17 @@ def test_what_is_no_problem(facts: Facts, note: str | None) -> None:
     assert "No problem found." in text(facts)
 
 
+def test_built_without_cuda() -> None:
+    """No problem where there is no GPU."""
+    facts = replace(WELL, build={**BUILD, "nvcc": "none", "architectures": "none"})
+    (of_gpu,) = findings(facts)
+    assert of_gpu.startswith(
+        f"The {H100.name} (cuda:0) is not used, for this dwconv is built without"
+    )
+    assert findings(replace(facts, gpus=())) == []
+    assert "built       without CUDA, with PyTorch" in text(facts)
+
+
 def test_each_gpu_is_judged() -> None:
     """One that works does not hide another."""
     gpus = (H100, Gpu("Tesla T4", "7.5", "cuda:1"), Gpu("Tesla V100", "7.0", "cuda:2"))
@@ -218,6 +229,7 @@ def test_each_gpu_is_judged() -> None:
         ("Hopper", "9.0", UNKNOWN),
         ("Hopper 8.0", "8.6", "machine code for 8.0"),
         ("", "9.0", UNKNOWN),
+        ("none", "9.0", None),
         ("9.0", "[N/A]", UNKNOWN),
     ],
 )

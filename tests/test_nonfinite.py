@@ -127,7 +127,7 @@ def test_no_other_image_is_reached(
 def test_columns_reach_no_further_than_they_may(
     size: tuple[int, int], force_kernel: Callable[[str | None], None]
 ) -> None:
-    """An Inf or NaN reaches the columns that a direct sum has it reach, and 30 rows more of them."""
+    """An Inf or NaN reaches the columns that a direct sum has it reach, and 30 rows more."""
     problem = padded_by_half(5, 3, size, (13, 15))
     data = make_data(problem, torch.float16, torch.device("cuda"))
     data.input[0, 1, size[0] // 2, 3] = float("inf")

@@ -160,6 +160,34 @@ def test_architectures_are_the_callers(setup_py: Any, capsys: pytest.CaptureFixt
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize(
+    ("platform", "asked", "wanted"),
+    [
+        ("linux", None, True),
+        ("linux", "1", True),
+        ("linux", "0", False),
+        ("darwin", None, False),
+        ("win32", "1", False),
+    ],
+)
+def test_kernels_are_for_linux(
+    setup_py: Any, monkeypatch: pytest.MonkeyPatch, platform: str, asked: str | None, wanted: bool
+) -> None:
+    monkeypatch.setattr(sys, "platform", platform)
+    if asked is not None:
+        os.environ["DWCONV_CUDA"] = asked
+    assert setup_py.wants_cuda() is wanted
+
+
+def test_sources_without_cuda(setup_py: Any) -> None:
+    """What they lack, one of them stands in for."""
+    with_cuda, without = (set(setup_py.find_sources(ROOT, cuda)) for cuda in (True, False))
+    assert without - with_cuda == {"csrc/without_cuda.cpp"}
+    lacking = with_cuda - without
+    assert "csrc/stream.cpp" in lacking
+    assert all(name.endswith(".cu") for name in lacking - {"csrc/stream.cpp"})
+
+
 @pytest.mark.parametrize(("visible", "chosen"), [("8.9 9.0", "8.9 9.0"), ("", "8.0+PTX 9.0")])
 def test_architectures_by_default(
     visible: str,

@@ -10,6 +10,7 @@ from dwconv.requirements import numbers
 
 # Of a GPU, when the list does not tell: it may say "Hopper", for one.
 UNKNOWN = "unknown"
+WITHOUT_CUDA = "none"  # the list of a build for CPU tensors alone
 
 
 def code_for(architectures: str, compute_capability: str) -> str | None:
@@ -19,6 +20,8 @@ def code_for(architectures: str, compute_capability: str) -> str | None:
     older. What ends in a letter is for one GPU (a) or one major version (f).
     """
     gpu = numbers(compute_capability)
+    if architectures == WITHOUT_CUDA:
+        return None
     if gpu is None:
         return UNKNOWN
     machine, ptx, unread = [], [], False

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from dwconv.doctor.code import code_for
+from dwconv.doctor.code import WITHOUT_CUDA, code_for
 from dwconv.doctor.facts import Facts, Gpu
 from dwconv.requirements import CUDA, OLDEST_DRIVER, OLDEST_GPU, numbers
 
@@ -101,6 +101,11 @@ def _of_gpu(facts: Facts, gpu: Gpu) -> str | None:
     architectures = facts.build["architectures"]
     if code_for(architectures, capability) is not None:
         return None
+    if architectures == WITHOUT_CUDA:
+        return (
+            f"{name} is not used, for this dwconv is built without CUDA: install its wheel, or "
+            "build it without DWCONV_CUDA=0"
+        )
     return (
         f"{name} has compute capability {capability}, and this dwconv is compiled for "
         f"{architectures}: install it from its sources with "

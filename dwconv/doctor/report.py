@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from dwconv.doctor.code import UNKNOWN, code_for
+from dwconv.doctor.code import UNKNOWN, WITHOUT_CUDA, code_for
 from dwconv.doctor.facts import Facts, Gpu
 from dwconv.doctor.findings import findings, notes
 
@@ -38,11 +38,11 @@ def _rows(facts: Facts) -> Iterator[tuple[str, str]]:
     if facts.build is not None:
         build = facts.build
         yield "commit", build["commit"]
-        yield (
-            "built",
-            f"by nvcc {build['nvcc']} for {build['architectures']}, "
-            f"with PyTorch {build['torch_headers']} for {build['torch_target']} and newer",
-        )
+        kernels = f"by nvcc {build['nvcc']} for {build['architectures']}"
+        if build["architectures"] == WITHOUT_CUDA:
+            kernels = "without CUDA"
+        torch = f"with PyTorch {build['torch_headers']} for {build['torch_target']} and newer"
+        yield "built", f"{kernels}, {torch}"
     yield "Python", facts.python or UNKNOWN
     yield "system", facts.system or UNKNOWN
     torch = facts.torch or NONE
