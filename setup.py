@@ -22,7 +22,7 @@ DEFAULT_ARCHITECTURES = "8.0+PTX 9.0"
 GIB_PER_JOB = 1.5
 # An sdist has no history: this file at its top says which commit it was made of.
 COMMIT_FILE = "COMMIT"
-COMMIT_SOURCE = "build/commit.cpp"
+RELEASE_SOURCE = "build/release.cpp"
 # What only one of the two builds has, beside the kernels.
 WITH_CUDA, WITHOUT_CUDA = "csrc/stream.cpp", "csrc/without_cuda.cpp"
 
@@ -131,15 +131,24 @@ class SourceArchive(sdist):
         (Path(base_dir) / COMMIT_FILE).write_text(find_commit(Path(__file__).parent) + "\n")
 
 
-def write_commit_source(root: Path) -> str:
-    """The one source that knows the commit: as a flag, each commit would compile all of them."""
-    source = root / COMMIT_SOURCE
-    commit = find_commit(root)
-    text = f'extern const char dwconv_commit[];\nconst char dwconv_commit[] = "{commit}";\n'
+def stated_version(root: Path) -> str:
+    """That of the package, which is stated in one place."""
+    (version,) = re.findall(r'^version = "(.+)"$', (root / "pyproject.toml").read_text(), re.M)
+    return str(version)
+
+
+def write_release_source(root: Path) -> str:
+    """The one source that knows version and commit: as flags, each commit would compile all."""
+    source = root / RELEASE_SOURCE
+    facts = {"dwconv_version": stated_version(root), "dwconv_commit": find_commit(root)}
+    text = "".join(
+        f'extern const char {name}[];\nconst char {name}[] = "{fact}";\n'
+        for name, fact in facts.items()
+    )
     if not source.is_file() or source.read_text() != text:
         source.parent.mkdir(exist_ok=True)
         source.write_text(text)
-    return COMMIT_SOURCE
+    return RELEASE_SOURCE
 
 
 def find_sources(root: Path, cuda: bool) -> list[str]:
@@ -164,7 +173,7 @@ def build_arguments() -> dict[str, object]:
 
     limit_jobs()
     root = Path(__file__).parent
-    sources = [*find_sources(root, cuda is not None), write_commit_source(root)]
+    sources = [*find_sources(root, cuda is not None), write_release_source(root)]
     define = [
         f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}",
         f'-DDWCONV_TORCH_TARGET="{TORCH_TARGET}"',

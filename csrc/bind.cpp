@@ -10,7 +10,9 @@
 
 namespace py = pybind11;
 
-extern const char dwconv_commit[];  // in a source that setup.py writes
+// In a source that setup.py writes.
+extern const char dwconv_version[];
+extern const char dwconv_commit[];
 
 namespace dwconv {
 namespace {
@@ -116,6 +118,7 @@ py::dict to_dict(const Kernel& kernel) {
 
 py::dict build_info() {
   py::dict out;
+  out["version"] = static_cast<const char*>(dwconv_version);
   out["commit"] = static_cast<const char*>(dwconv_commit);
   out["nvcc"] = nvcc_version();
   out["architectures"] = DWCONV_ARCHITECTURES;

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 def build_info() -> dict[str, str]:
-    """commit, nvcc, architectures, torch_headers, torch_target: what this library was built with.
+    """What this library was built with: version, commit, nvcc, architectures, torch_headers and
+    torch_target.
 
     ``commit`` ends in "-dirty" where sources differed from it, and is "unknown" without a history.
     """

@@ -20,7 +20,9 @@ import torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
-from dwconv import _C
+from dwconv import _C, requirements
+
+requirements.check_built(_C.build_info().get("version"))
 
 forward = torch.ops.dwconv.forward.default
 backward_input = torch.ops.dwconv.backward_input.default

@@ -90,6 +90,16 @@ def _check_extension() -> None:
     raise Unmet(_not_installed("its extension dwconv._C"))
 
 
+def check_built(built: str | None) -> None:
+    """Raises Unmet unless the extension, built for this version, is that of the Python files."""
+    ours = installed_version()
+    if built != ours:
+        raise Unmet(
+            f"dwconv {ours} is installed over the extension of dwconv {built or '(unknown)'}: run "
+            "`pip uninstall dwconv` until there is none, and install it again"
+        )
+
+
 def _not_installed(missing: str) -> str:
     root = FOLDER.parent
     if (root / "csrc").is_dir():

@@ -143,7 +143,15 @@ def test_names_no_folder_of_the_machine_that_built_it() -> None:
 def test_build_info_says_what_was_built() -> None:
     """Text for bug reports."""
     info = _C.build_info()
-    assert sorted(info) == ["architectures", "commit", "nvcc", "torch_headers", "torch_target"]
+    assert list(info) == [
+        "version",
+        "commit",
+        "nvcc",
+        "architectures",
+        "torch_headers",
+        "torch_target",
+    ]
+    assert info["version"] == dwconv.__version__
     assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|unknown", info["commit"])
     assert re.fullmatch(r"\d+\.\d+\.\d+", info["nvcc"])
     assert info["torch_target"] == "2.10"

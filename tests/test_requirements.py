@@ -1,5 +1,6 @@
 """What import says where something is missing: one sentence, when a name of dwconv is used."""
 
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -122,6 +123,20 @@ def test_extension_that_does_not_load(install: Install) -> None:
     assert sentence.startswith("ImportError: dwconv cannot be imported with PyTorch 2.")
     assert f"and Python {PYTHON} ({install.package / EXTENSION.name}: " in sentence
     assert sentence.endswith("install dwconv again, compiled for this machine")
+
+
+def test_two_versions_over_each_other(install: Install) -> None:
+    """As `pip install --target` leaves them: Python files of one, the extension of the other."""
+    shutil.copy(EXTENSION, install.package)
+    other = install.site / "dwconv-9.9.9.dist-info"
+    install.metadata.rename(other)
+    metadata = (other / "METADATA").read_text()
+    (other / "METADATA").write_text(metadata.replace(OURS, "9.9.9"))
+    sentence = last_line(install.python("-c", "import dwconv; dwconv.convert", real_torch=True))
+    assert sentence == (
+        f"ImportError: dwconv 9.9.9 is installed over the extension of dwconv {OURS}: "
+        "run `pip uninstall dwconv` until there is none, and install it again"
+    )
 
 
 def test_other_failures_of_an_import() -> None:

@@ -13,8 +13,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from stated import PYPROJECT, ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 PATH = os.environ["PATH"]
 
 # What a build leaves in the tree, and what tools do; and what an sdist has more than the tree.
@@ -290,15 +290,17 @@ def test_commit_without_git(setup_py: Any, checkout: Path, monkeypatch: pytest.M
     assert setup_py.find_commit(checkout) == "unknown"
 
 
-def test_a_commit_compiles_one_line_again(setup_py: Any, checkout: Path) -> None:
+def test_a_commit_compiles_two_lines_again(setup_py: Any, checkout: Path) -> None:
     """It is in a source of its own, which is left alone while the commit is the same."""
-    source = checkout / setup_py.write_commit_source(checkout)
+    shutil.copy(ROOT / "pyproject.toml", checkout)
+    source = checkout / setup_py.write_release_source(checkout)
     assert f'"{setup_py.find_commit(checkout)}"' in source.read_text()
+    assert f'"{PYPROJECT["project"]["version"]}"' in source.read_text()
     os.utime(source, (0, 0))
-    setup_py.write_commit_source(checkout)
+    setup_py.write_release_source(checkout)
     assert source.stat().st_mtime == 0
     (checkout / "tracked").write_text("2")
-    setup_py.write_commit_source(checkout)
+    setup_py.write_release_source(checkout)
     assert "-dirty" in source.read_text()
 
 
