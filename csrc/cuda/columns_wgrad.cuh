@@ -40,9 +40,9 @@ struct WeightGradient {
   __device__ int images_of(int unit) const { return min(g.images, batch - unit * g.images); }
   // A channel's plane of an image of a unit; none where there is no such image.
   template <typename Type>
-  __device__ Run<Type> plane(Type* tensor, int unit, int image, int channel, const Window& h,
-                             const Window& w, bool source, char* to) const {
-    const int size = source ? h.source * w.source : h.result * w.result;
+  __device__ Run<Type> plane(Type* tensor, int unit, int image, int channel, bool source,
+                             char* to) const {
+    const int size = source ? g.h.source * g.w.source : g.h.result * g.w.result;
     const std::int64_t first =
         static_cast<std::int64_t>(unit * g.images + image) * channels + channel;
     return {tensor + first * size, to, image < images_of(unit) ? size : 0};
@@ -50,13 +50,12 @@ struct WeightGradient {
   template <typename Type>
   __device__ Run<Type> source_plane(Type* input, int unit, int image, int channel,
                                     char* shared) const {
-    return plane(input, unit, image, channel, g.h, g.w, true, shared + image * g.source_step);
+    return plane(input, unit, image, channel, true, shared + image * g.source_step);
   }
   template <typename Type>
   __device__ Run<Type> result_plane(Type* grad, int unit, int image, int channel,
                                     char* shared) const {
-    return plane(grad, unit, image, channel, g.h, g.w, false,
-                 shared + g.grad_at + image * g.result_step);
+    return plane(grad, unit, image, channel, false, shared + g.grad_at + image * g.result_step);
   }
 };
 
