@@ -8,6 +8,8 @@ import pytest
 import yaml
 from stated import MAKEFILE, PYPROJECT, ROOT
 
+from dwconv.doctor.code import code_for
+
 CIBUILDWHEEL: dict[str, Any] = PYPROJECT["tool"]["cibuildwheel"]
 PATHS = sorted(ROOT.glob(".github/workflows/*.yml"))
 # BaseLoader: with YAML's types, the key `on` would be True.
@@ -124,7 +126,9 @@ def test_ci_tests_the_oldest_and_the_newest_torch() -> None:
 def test_release_architectures_are_stated_once() -> None:
     """Beside the settings of cibuildwheel, which every way to a release wheel goes through."""
     architectures = CIBUILDWHEEL["environment"]["TORCH_CUDA_ARCH_LIST"]
-    assert architectures == "7.5 8.0 8.6 8.9 9.0 10.0 12.0+PTX"
+    assert architectures == "7.5 8.0 9.0 10.0 12.0+PTX"
+    for gpu in ("8.6", "8.7", "8.9", "10.3", "12.1", "13.0"):
+        assert code_for(architectures, gpu) is not None
     places = [ROOT / "pyproject.toml", ROOT / "Makefile", ROOT / "setup.py", *PATHS]
     assert sum(path.read_text().count("12.0+PTX") for path in places) == 1
 
