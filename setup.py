@@ -183,33 +183,32 @@ def build_arguments() -> dict[str, object]:
     # Error messages carry file names: those of the sources, not of the machine that built them.
     headers = Path(torch.__file__).parent / "include"
     neutral = [f"-ffile-prefix-map={folder}/=" for folder in (root.resolve(), headers)]
-    cxx = ["-std=c++20", "-O2", "-g0", "-fvisibility=hidden", *neutral, *define]
+    flags = {"cxx": ["-std=c++20", "-O2", "-g0", "-fvisibility=hidden", *neutral, *define]}
     if sys.platform == "win32":
-        cxx = ["/std:c++20", "/O2", *define]
+        flags["cxx"] = ["/std:c++20", "/O2", *define]
     libraries = ["torch", "torch_cpu"]
-    arguments: dict[str, object] = {"include_dirs": [pybind11.get_include()]}
+    make_extension = cpp_extension.CppExtension
     if cuda:
         cpp_extension.CUDA_HOME = str(cuda)  # None under a CPU-only torch
-        nvcc = [
+        flags["nvcc"] = [
             "-std=c++20",
             "-O2",  # of host code; device code is optimized in any case
             "-Xfatbin=-compress-all",
             "-Xcompiler=-fvisibility=hidden",
             *define,
         ]
-        arguments["extra_compile_args"] = {"cxx": cxx, "nvcc": nvcc}
-        extension = cpp_extension.CUDAExtension("dwconv._C", sources, **arguments)
-        extension.library_dirs.append(str(cuda_library_dir(cuda)))
         libraries += ["cudart_static", "rt", "pthread", "dl"]
-    else:
-        arguments["extra_compile_args"] = {"cxx": cxx}
-        extension = cpp_extension.CppExtension("dwconv._C", sources, **arguments)
+        make_extension = cpp_extension.CUDAExtension
+    extension = make_extension(
+        "dwconv._C", sources, include_dirs=[pybind11.get_include()], extra_compile_args=flags
+    )
+    if cuda:
+        extension.library_dirs.append(str(cuda_library_dir(cuda)))
     # Not the libraries that torch adds: no CUDA's, and of its own those with a stable ABI.
-    extension.libraries = libraries
+    extension.libraries = [] if sys.platform == "linux" else libraries
     if sys.platform == "linux":
         # torch loads its libraries RTLD_LOCAL, so weak symbols resolve only through our own
         # dependencies: torch must stay one even where no strong symbol asks for it.
-        extension.libraries = []
         extension.extra_link_args = [
             "-Wl,--no-as-needed",
             "-Wl,--exclude-libs,ALL",

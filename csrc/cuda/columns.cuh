@@ -1,7 +1,7 @@
 // The columns family's kernels.
 #pragma once
 
-#include "columns.h"
+#include "columns_launch.cuh"
 #include "columns_unit.cuh"
 #include "launch_units.cuh"
 #include "mma.cuh"

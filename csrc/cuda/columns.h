@@ -1,4 +1,5 @@
-// Launchers of the columns family; defined under instances/ from columns.cuh.
+// Launchers of the columns family; defined by columns_launch.cuh, instantiated under
+// instances/.
 #pragma once
 
 #include "launcher.h"

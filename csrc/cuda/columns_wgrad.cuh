@@ -6,7 +6,7 @@
 
 #include "../families/columns_wgrad.h"
 #include "bulk.cuh"
-#include "columns.h"
+#include "columns_launch.cuh"
 #include "columns_turn.cuh"
 #include "slice_sums.cuh"
 #include "uniform.cuh"
@@ -188,8 +188,7 @@ __global__ void __launch_bounds__(kMostSumThreads, kSumShapes[which].resident())
                           : p.result_plane(grad_output, unit, i - g.images, channel, shared);
     });
   };
-  for (int i = threadIdx.x * 16; i < g.barriers_at - g.source_at; i += blockDim.x * 16)
-    *reinterpret_cast<uint4*>(shared + g.source_at + i) = uint4{};
+  zero_shared(shared + g.source_at, g.barriers_at - g.source_at);
   __syncthreads();
   load(first_unit);
 

@@ -41,10 +41,9 @@ struct Work {
 
 Work work_of(const Geometry& g) {
   const int steps = g.shape.steps, blocks = g.shape.blocks();
-  const int source_rows = g.whole() ? g.h.source : std::min(g.h.source, g.h.reach(g.rows));
   Work tap;
   for (int tile = 0; tile < g.tiles; ++tile) {
-    for (int first = 0; first < ceil_div(source_rows, kStep); first += steps) {
+    for (int first = 0; first < ceil_div(g.source_rows(), kStep); first += steps) {
       int matrices = 0;
       for (int d = 1 - steps; d < steps; ++d) {
         const int nearest = (first - tile * steps + d) * kStep + g.h.pad;

@@ -74,6 +74,10 @@ struct Geometry {
   std::int64_t units = 0;
 
   constexpr bool whole() const { return bands == 1; }
+  // That a unit reads, at most.
+  constexpr int source_rows() const {
+    return whole() ? h.source : std::min(h.source, h.reach(rows));
+  }
   constexpr int blocks_across() const { return shape.blocks() >> image_bits; }
   constexpr int planes() const { return channels * images; }
 };

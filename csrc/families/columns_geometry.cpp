@@ -51,7 +51,7 @@ Geometry geometry(const Problem& problem, const Tiling& tiling) {
   g.filter_column = 2 * g.copy_bytes;
   g.taps_bytes = capped(std::int64_t{g.channels} * g.w.kernel * g.filter_column);
 
-  const int source_rows = g.whole() ? g.h.source : std::min(g.h.source, g.h.reach(g.rows));
+  const int source_rows = g.source_rows();
   const std::int64_t planes = g.channels;
   g.image_step = std::max(odd_run_bytes(planes * source_rows * g.w.source),
                           odd_run_bytes(planes * g.rows * g.w.result));

@@ -116,8 +116,7 @@ Steps steps_of(const SumGeometry& g) {
 double estimate(const Problem& problem, const Arch& arch, const SumGeometry& g,
                 std::int64_t slices) {
   const SumShape& s = g.shape;
-  const double products =
-      2.0 * s.taps * (s.steps + 2 * s.reach * s.steps - s.reach * (s.reach + 1));
+  const double products = 2.0 * s.taps * s.squares();
   const double matrices = s.steps * (1.0 + s.taps);
   const Steps steps = steps_of(g);
   const double turn = kTurned * g.images * s.steps *

@@ -26,10 +26,10 @@ struct SumShape {
   int reach = 0;
   int taps = 4;
 
+  // Of a column of the filter, squares of 16 rows of the image by 16 of the output gradient.
+  constexpr int squares() const { return steps + 2 * reach * steps - reach * (reach + 1); }
   // Blocks of a multiprocessor whose sums its registers hold.
-  constexpr int resident() const {
-    return taps * (steps + 2 * reach * steps - reach * (reach + 1)) <= 10 ? 2 : 1;
-  }
+  constexpr int resident() const { return taps * squares() <= 10 ? 2 : 1; }
   constexpr bool operator==(const SumShape&) const = default;
 };
 
