@@ -18,9 +18,9 @@ enum class Family : std::uint8_t {
   ring,
   diagonal,
   banded,
+  hankel,
   direct,
   outer,
-  lines,
   dense,
   columns,
   batched

@@ -46,12 +46,12 @@ const FamilyPlanner& planner_of(Family family) {
       return kDiagonalPlanner;
     case Family::banded:
       return kBandedPlanner;
+    case Family::hankel:
+      return kHankelPlanner;
     case Family::direct:
       return kDirectPlanner;
     case Family::outer:
       return kOuterPlanner;
-    case Family::lines:
-      return kLinesPlanner;
     case Family::dense:
       return kDensePlanner;
     case Family::columns:

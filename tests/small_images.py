@@ -157,7 +157,7 @@ def problems_for(row: dict[str, str]) -> st.SearchStrategy[Problem]:
         if row["pass"] != "forward":
             return of_stride_1
         return st.one_of(of_stride_1, wide_pixels(filters=[(5, 5), (7, 7)], strides=[1, 2]))
-    if row["name"].startswith(("banded_", "columns_", "direct_", "lines_")):
+    if row["name"].startswith(("banded_", "columns_", "direct_", "hankel_")):
         return large_filters()
     if row["name"].startswith("outer_"):
         return large_filters(narrow=True)

@@ -29,13 +29,13 @@ def forced(problem: Problem, pass_: str, **options: Any) -> dict[str, Any]:
         (padded_by_half(64, 124, (56, 56), (51, 5)), "columns", "columns"),
         # rows of an odd number of elements
         (padded_by_half(64, 300, (31, 31), (15, 15)), "columns", "columns"),
-        (padded_by_half(12, 133, (121, 87), (42, 33)), "columns", "lines"),
+        (padded_by_half(12, 133, (121, 87), (42, 33)), "columns", "hankel"),
         # few images
-        (padded_by_half(8, 64, (56, 56), (31, 31)), "columns", "columns"),
+        (padded_by_half(8, 64, (56, 56), (31, 31)), "columns", "hankel"),
         # a weight gradient of few columns
         (padded_by_half(19, 262, (45, 18), (34, 24)), "columns", "columns"),
         # many images in whole pieces; few rows
-        (padded_by_half(64, 128, (56, 56), (31, 31)), "banded", "banded"),
+        (padded_by_half(64, 128, (56, 56), (31, 31)), "banded", "hankel"),
         (padded_by_half(64, 512, (14, 14), (27, 27)), "dense", "outer"),
         (padded_by_half(64, 256, (28, 28), (7, 7)), "toeplitz", "toeplitz"),
     ],

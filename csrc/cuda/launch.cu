@@ -8,7 +8,7 @@
 #include "diagonal.h"
 #include "direct.h"
 #include "generic.h"
-#include "lines.h"
+#include "hankel.h"
 #include "outer.h"
 #include "plane.h"
 #include "pointwise.h"

@@ -49,17 +49,18 @@ class SliceSink {
   const Gradients<S>& result_;
 };
 
-// `kernel` takes `p`, which has the partial sums, the input, the output gradient and where sums go.
-template <typename S, typename Kernel, typename WeightGradient>
+// `kernel` takes `p`, which has the partial sums, the input, the output gradient, where sums go,
+// and what else it wants.
+template <typename S, typename Kernel, typename WeightGradient, typename... Rest>
 void launch_slices(const char* name, Kernel kernel, const WeightGradient& p, const Plan& plan,
-                   const Tensors& tensors, cudaStream_t stream) {
+                   const Tensors& tensors, cudaStream_t stream, const Rest&... rest) {
   using Type = typename S::Type;
   const Gradients<S> result{static_cast<Type*>(tensors.weight), static_cast<Type*>(tensors.bias)};
   auto* partial = static_cast<float*>(tensors.workspace);
   allow_shared(kernel, p.g.shared_bytes);
   kernel<<<static_cast<unsigned>(plan.blocks), plan.threads, p.g.shared_bytes, stream>>>(
       p, static_cast<const Type*>(tensors.input), static_cast<const Type*>(tensors.output), partial,
-      result);
+      result, rest...);
   check_launch(name);
   launch_add_partials<S>(p.partials, plan.sums_overlap, partial, result, stream);
 }

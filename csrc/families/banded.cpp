@@ -3,9 +3,9 @@
 #include <cmath>
 #include <optional>
 
-#include "banded_wgrad.h"
 #include "family.h"
 #include "large_filters.h"
+#include "row_pieces.h"
 
 namespace dwconv {
 namespace {
@@ -142,11 +142,6 @@ std::optional<std::string> refuse(const Problem& problem, const Arch& arch) {
   if (arch.compute_capability < 80) return "it needs the tensor cores of sm_80 or newer";
   if (auto reason = refuse_all_but_plain(problem)) return reason;
   if (auto reason = refuse_too_large(problem)) return reason;
-  if (problem.pass == Pass::backward_weight) {
-    const bool many = problem.channels * sum_geometry(problem, {}).tiles() >= std::int64_t{1} << 24;
-    if (many) return "channels and tiles of their filters are too many for it";
-    return std::nullopt;
-  }
   const Geometry g = geometry(problem, {});
   if (g.shape.reach > kMaxReach) return "its filters are too wide for it";
   if (g.units >= std::int64_t{1} << 31) return "it counts its units in 32 bits";
@@ -156,30 +151,17 @@ std::optional<std::string> refuse(const Problem& problem, const Arch& arch) {
 // The zeros of the matrices meet every number of a row that is near a result.
 bool spreads_nonfinite(const Problem&) { return true; }
 
-Plan plan_of_sums(const Problem& problem, const Arch& arch, const SumPlan& sums) {
-  const int tiles = sum_geometry(problem, sums.tiling).tiles();
-  Plan plan = plan_of(sums, problem, arch, problem.channels * tiles);
-  plan.threads = kSumThreads;
-  return plan;
-}
-
-Plan plan_of_convolution(const Problem& problem, const Arch& arch, const Candidate& best) {
+Answer plan_launch(const Kernel& kernel, const Problem& problem, const Arch& arch) {
+  if (auto reason = refuse(problem, arch)) return *std::move(reason);
+  const Candidate best = search(problem, arch);
+  if (best.us < 0) return "its rows do not fit the shared memory of the device";
   Plan plan;
+  plan.kernel = &kernel;
   plan.blocks = std::min<std::int64_t>(geometry(problem, best.tiling).units, arch.multiprocessors);
   plan.threads = kThreads;
   plan.in_turn = true;
   plan.tiling = best.tiling;
   plan.estimate_us = best.us;
-  return plan;
-}
-
-Answer plan_launch(const Kernel& kernel, const Problem& problem, const Arch& arch) {
-  if (auto reason = refuse(problem, arch)) return *std::move(reason);
-  Plan plan = problem.pass == Pass::backward_weight
-                  ? plan_of_sums(problem, arch, plan_sums(problem, arch))
-                  : plan_of_convolution(problem, arch, search(problem, arch));
-  if (plan.estimate_us < 0) return "its rows do not fit the shared memory of the device";
-  plan.kernel = &kernel;
   leave_small_filters(plan, problem);
   return plan;
 }

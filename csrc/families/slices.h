@@ -32,6 +32,9 @@ struct UnitChoice {
   int rows = 1;
   int threads = 32;  // of a block
   int resident = 1;  // blocks that a multiprocessor has room for
+  int stages = 2;
+  int most_bands = 64;
+  bool served = false;  // by the copy engine
 };
 
 // The launch with the lowest estimate. `fits(geometry)` tells whether a block has room for its
@@ -39,17 +42,17 @@ struct UnitChoice {
 template <typename GeometryOf, typename Fits, typename Estimate>
 SumPlan plan_sums(const Problem& problem, const Arch& arch, const UnitChoice& choice,
                   const GeometryOf& geometry_of, const Fits& fits, const Estimate& estimate) {
-  constexpr int most_bands = 64;
   SumPlan best;
   const std::int64_t enough = std::int64_t{4} * choice.resident * arch.multiprocessors;  // blocks
   for (int images = choice.most_images; images >= 1; images /= 2) {
     if (images > 1 && images / 2 >= problem.batch) continue;
-    for (int bands = 1; bands <= (images > 1 ? 1 : most_bands); bands *= 2) {
+    for (int bands = 1; bands <= (images > 1 ? 1 : choice.most_bands); bands *= 2) {
       const Tiling tiling{.images = images,
                           .rows = ceil_div(choice.rows, bands),
-                          .stages = 2,
+                          .stages = choice.stages,
                           .threads = choice.threads,
-                          .places = 0};
+                          .places = 0,
+                          .served = choice.served};
       const auto g = geometry_of(problem, tiling);
       if (!fits(g)) continue;
       for (std::int64_t slices = 1; slices <= std::max<std::int64_t>(g.units, 1); slices *= 2) {
