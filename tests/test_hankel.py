@@ -44,6 +44,10 @@ def test_units_cover_the_problem(problem: Problem) -> None:
     tiling = answer["tiling"]
     assert tiling["images"] in (1, 2, 4, 8)
     assert tiling["images"] == 1 or tiling["rows"] >= problem.size[0]
+    bands = -(-problem.size[0] // tiling["rows"])
+    spans = -(-problem.output_size[3] // 192) if tiling["served"] else 1  # as wide as a box holds
+    units = -(-problem.batch // tiling["images"]) * bands * spans
+    assert 1 <= answer["slices"] <= units
     assert answer["blocks"] % (problem.channels * answer["slices"]) == 0
 
 
