@@ -7,23 +7,6 @@
 
 namespace dwconv::hankel {
 
-__device__ inline void load_shared_pair(std::uint32_t (&words)[2], std::uint32_t at) {
-  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];"
-               : "=r"(words[0]), "=r"(words[1])
-               : "r"(at)
-               : "memory");
-}
-__device__ inline void store_shared_pair(std::uint32_t at, std::uint32_t first,
-                                         std::uint32_t second) {
-  asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(at), "r"(first), "r"(second) : "memory");
-}
-// 16-byte aligned.
-__device__ inline void store_shared_quad(std::uint32_t at, const std::uint32_t (&&words)[4]) {
-  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(at), "r"(words[0]), "r"(words[1]),
-               "r"(words[2]), "r"(words[3])
-               : "memory");
-}
-
 // A row of the image as left operands. Row i of a block of 8 columns of the filter begins with
 // element i, and a lane wants pairs of pairs of elements: 8 bytes that begin anywhere. So a warp
 // makes four copies of each of its rows, each of which begins an element further on, while it

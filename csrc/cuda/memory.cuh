@@ -17,6 +17,23 @@ __device__ inline std::uint32_t load_shared_word(std::uint32_t at) {
   return word;
 }
 
+__device__ inline void load_shared_pair(std::uint32_t (&words)[2], std::uint32_t at) {
+  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];"
+               : "=r"(words[0]), "=r"(words[1])
+               : "r"(at)
+               : "memory");
+}
+__device__ inline void store_shared_pair(std::uint32_t at, std::uint32_t first,
+                                         std::uint32_t second) {
+  asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(at), "r"(first), "r"(second) : "memory");
+}
+// 16-byte aligned.
+__device__ inline void store_shared_quad(std::uint32_t at, const std::uint32_t (&&words)[4]) {
+  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(at), "r"(words[0]), "r"(words[1]),
+               "r"(words[2]), "r"(words[3])
+               : "memory");
+}
+
 __device__ inline std::uint32_t load_shared_element(std::uint32_t at) {
   std::uint16_t element;
   asm volatile("ld.shared.u16 %0, [%1];" : "=h"(element) : "r"(at) : "memory");
