@@ -130,3 +130,22 @@ def test_transposed_images_give_what_contiguous_ones_do(
             assert torch.equal(ours, contiguous), problem
         layout = "nchw" if row["pass"] == "backward_weight" else "nhwc"
         assert has_strides_of(results["nhwc"][0], layout)
+
+
+# Rows and columns of an odd and an even number, which the last tiles are not full of.
+@pytest.mark.gpu
+@pytest.mark.parametrize(("channels", "size"), [(255, (15, 17)), (254, (15, 17)), (255, (2, 126))])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_images_of_more_tiles_than_multiprocessors(
+    channels: int, size: tuple[int, int], dtype: str, force_kernel: Any
+) -> None:
+    """Which are larger then: bit for bit as contiguous ones."""
+    force_kernel(f"generic_forward_{dtype}_nchw")
+    problem = Problem(batch=100, channels=channels, size=size, padding=(1, 1, 1, 1))
+    device = torch.device("cuda")
+    nchw, nhwc = (make_data(problem, DTYPES[dtype], device, layout) for layout in LAYOUTS)
+    with poisoned_memory():
+        (contiguous,) = run("forward", problem, nchw)
+        (transposed,) = run("forward", problem, nhwc)
+    assert has_strides_of(transposed, "nhwc")
+    assert torch.equal(transposed, contiguous)

@@ -3,7 +3,7 @@
 #include "check.cuh"
 #include "divide.cuh"
 #include "memory.cuh"
-#include "transpose_pairs.cuh"
+#include "transpose_fixed.cuh"
 
 namespace dwconv {
 namespace {
@@ -213,13 +213,14 @@ void launch_transpose(const Matrices& matrices, const void* source, void* result
 
 void transpose(const Matrices& matrices, std::int64_t element_bytes, const void* source,
                void* result, cudaStream_t stream) {
+  const tiles::Task task{matrices, source, result};
   if (element_bytes == 4) {
-    launch_transpose<std::uint32_t>(matrices, source, result, stream);
-  } else if (pairs::transpose(matrices, source, result, stream)) {
-    check_launch("transpose_pairs");
-  } else {
-    launch_transpose<std::uint16_t>(matrices, source, result, stream);
+    if (!tiles::transpose_words(task, stream))
+      return launch_transpose<std::uint32_t>(matrices, source, result, stream);
+  } else if (!tiles::transpose_pairs(task, stream)) {
+    return launch_transpose<std::uint16_t>(matrices, source, result, stream);
   }
+  check_launch("transpose");
 }
 
 }  // namespace dwconv
