@@ -22,4 +22,23 @@ void launch<Pass::backward_input, DType::float16, Layout::nchw>(const Problem& p
   }
 }
 
+template <>
+void launch<Pass::forward, DType::bfloat16, Layout::nchw>(const Problem& problem, const Plan& plan,
+                                                          const Tensors& tensors,
+                                                          cudaStream_t stream) {
+  launch_convolve<DType::bfloat16>(problem, plan, tensors, stream);
+}
+
+template <>
+void launch<Pass::backward_input, DType::bfloat16, Layout::nchw>(const Problem& problem,
+                                                                 const Plan& plan,
+                                                                 const Tensors& tensors,
+                                                                 cudaStream_t stream) {
+  if (by_phases(problem)) {
+    launch_scatter<DType::bfloat16>(problem, plan, tensors, stream);
+  } else {
+    launch_convolve<DType::bfloat16>(problem, plan, tensors, stream);
+  }
+}
+
 }  // namespace dwconv::tile

@@ -4,6 +4,25 @@
 namespace dwconv::strip {
 
 template <>
+void launch<Pass::forward, DType::float16, Layout::nhwc>(const Problem& problem, const Plan& plan,
+                                                         const Tensors& tensors,
+                                                         cudaStream_t stream) {
+  launch_convolve<DType::float16>(problem, plan, tensors, stream);
+}
+
+template <>
+void launch<Pass::backward_input, DType::float16, Layout::nhwc>(const Problem& problem,
+                                                                const Plan& plan,
+                                                                const Tensors& tensors,
+                                                                cudaStream_t stream) {
+  if (by_phases(problem)) {
+    launch_scatter<DType::float16>(problem, plan, tensors, stream);
+  } else {
+    launch_convolve<DType::float16>(problem, plan, tensors, stream);
+  }
+}
+
+template <>
 void launch<Pass::forward, DType::bfloat16, Layout::nhwc>(const Problem& problem, const Plan& plan,
                                                           const Tensors& tensors,
                                                           cudaStream_t stream) {
