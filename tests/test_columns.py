@@ -31,7 +31,7 @@ def forced(problem: Problem, pass_: str, **options: Any) -> dict[str, Any]:
         (padded_by_half(64, 300, (31, 31), (15, 15)), "columns", "columns"),
         (padded_by_half(12, 133, (121, 87), (42, 33)), "columns", "hankel"),
         # few images
-        (padded_by_half(8, 64, (56, 56), (31, 31)), "columns", "hankel"),
+        (padded_by_half(2, 281, (25, 67), (57, 27)), "columns", "columns"),
         # a weight gradient of few columns
         (padded_by_half(19, 262, (45, 18), (34, 24)), "columns", "columns"),
         # many images in whole pieces; few rows

@@ -108,10 +108,6 @@ __device__ inline void store_filter(const Convolution& p, char* filters,
   });
 }
 
-// Stages of so many bytes are not asked for all at once: two of 106 KB for each multiprocessor are
-// 28 MB, which take the memory 9 us.
-inline constexpr int kLargeStage = 32 << 10;
-
 template <typename S, int blocks, int reach>
 __global__ void __launch_bounds__(kThreads, 1)
     convolve(const __grid_constant__ Convolution p, const typename S::Type* __restrict__ source,
@@ -160,8 +156,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
   __syncthreads();
   if (warp < min(grid.stages, units)) {
-    // Large stages come one after the other, so that the first is there sooner.
-    if (warp > 0 && g.stage_bytes >= kLargeStage) {
+    if (warp > 0 && come_one_by_one(g.stage_bytes, p.copy_bytes)) {
       while (!test_barrier(barriers + 8 * (warp - 1), 0) && tasks_done(warp - 1) == 0) {
       }
     }

@@ -9,6 +9,7 @@
 // rows.
 #pragma once
 
+#include "row_pieces.h"
 #include "unit.h"
 
 namespace dwconv::banded {
@@ -20,6 +21,13 @@ inline constexpr int kColumns = 8;  // of a block of columns
 inline constexpr int kMaxReach = 4;
 inline constexpr int kMaxBlocks = 16;  // of columns of a tile
 inline constexpr int kMostStages = 8;
+// Whether a block's first units come one after the other, not all at once: two of 106 KB for each
+// multiprocessor are 28 MB, which take the memory 9 us. Rows of an odd number of elements are
+// waited for as they come: six units of 103 x 103 one by one took longer than all that is done with
+// them.
+constexpr bool come_one_by_one(int stage_bytes, int copy_bytes) {
+  return stage_bytes >= 32 << 10 && copy_bytes >= kWordBytes;
+}
 
 // What a kernel is compiled for: blocks of columns of a tile, and how many of them to either side
 // of a result's own its filter reaches.
