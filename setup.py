@@ -194,6 +194,8 @@ def build_arguments() -> dict[str, object]:
             "-std=c++20",
             "-O2",  # of host code; device code is optimized in any case
             "-Xfatbin=-compress-all",
+            # Architectures of a file by two: the last one takes minutes for those of a release.
+            "--threads=2",
             "-Xcompiler=-fvisibility=hidden",
             *define,
         ]
