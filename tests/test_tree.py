@@ -166,13 +166,15 @@ def test_every_row_of_the_table_is_instantiated_once() -> None:
     assert sorted(found) == sorted(TABLE)
 
 
-@pytest.mark.parametrize(
-    "path", sorted(CSRC.glob("cuda/instances/*.cu")), ids=lambda path: path.stem
-)
+# Together the last of all files would take a core 95 seconds, while the other has 25 left to do.
+APART = {"toeplitz_wgrad_float16", "toeplitz_wgrad_bfloat16"}
+
+
+@pytest.mark.parametrize("path", [*CSRC.glob("cuda/instances/*.cu")], ids=lambda path: path.stem)
 def test_both_16_bit_types_are_compiled_together(path: Path) -> None:
     """Their machine code is nearly the same: apart it takes a third more of a wheel."""
     dtypes = set(re.findall(r"\bDType::(\w+)", path.read_text()))
-    assert ("float16" in dtypes) == ("bfloat16" in dtypes)
+    assert ("float16" in dtypes) == ("bfloat16" in dtypes) or path.stem in APART
 
 
 def test_installed_extension_has_the_table_of_this_tree() -> None:
