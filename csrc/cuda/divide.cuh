@@ -43,6 +43,13 @@ class Divisor {
     dividend = quotient;
     return rest;
   }
+  // The same of 64 bits.
+  __device__ std::int64_t remainder(std::int64_t& dividend) const {
+    const std::int64_t quotient = this->quotient(dividend);
+    const std::int64_t rest = dividend - quotient * value_;
+    dividend = quotient;
+    return rest;
+  }
   __device__ std::int64_t ceil_quotient(std::int64_t dividend) const {
     return quotient(dividend + value_ - 1);
   }

@@ -21,13 +21,13 @@ class Index {
   __device__ Position split(std::int64_t linear) const {
     Position at;
     if constexpr (layout == Layout::nchw) {
-      at.w = remainder(linear, w_);
-      at.h = remainder(linear, h_);
-      at.c = remainder(linear, c_);
+      at.w = w_.remainder(linear);
+      at.h = h_.remainder(linear);
+      at.c = c_.remainder(linear);
     } else {
-      at.c = remainder(linear, c_);
-      at.w = remainder(linear, w_);
-      at.h = remainder(linear, h_);
+      at.c = c_.remainder(linear);
+      at.w = w_.remainder(linear);
+      at.h = h_.remainder(linear);
     }
     at.n = linear;
     return at;
@@ -50,14 +50,6 @@ class Index {
   __device__ std::int64_t column_stride() const { return layout == Layout::nchw ? 1 : c_.value(); }
 
  private:
-  // Leaves the quotient in linear.
-  __device__ static std::int64_t remainder(std::int64_t& linear, const Divisor& by) {
-    const std::int64_t quotient = by.quotient(linear);
-    const std::int64_t rest = linear - quotient * by.value();
-    linear = quotient;
-    return rest;
-  }
-
   Divisor c_, h_, w_;
 };
 

@@ -132,4 +132,15 @@ void launch_scatter(const Problem& problem, const Plan& plan, const Tensors& ten
   check_launch("strip scatter");
 }
 
+// An input gradient with stride 1 is a forward pass with the filters turned round.
+template <DType dtype>
+void launch_backward_input(const Problem& problem, const Plan& plan, const Tensors& tensors,
+                           cudaStream_t stream) {
+  if (by_phases(problem)) {
+    launch_scatter<dtype>(problem, plan, tensors, stream);
+  } else {
+    launch_convolve<dtype>(problem, plan, tensors, stream);
+  }
+}
+
 }  // namespace dwconv::strip

@@ -7,6 +7,7 @@
 
 #include "check.cuh"
 #include "claim_counters.h"
+#include "tile.cuh"
 #include "tile.h"
 #include "tile_unit.cuh"
 #include "walk.cuh"
@@ -182,6 +183,17 @@ void launch_scatter(const Problem& problem, const Plan& plan, const Tensors& ten
       p, static_cast<const Type*>(tensors.output), static_cast<const Type*>(tensors.weight),
       static_cast<Type*>(tensors.input), Claims(plan, g.units, claim_counters(plan, stream)));
   check_launch("tile scatter");
+}
+
+// An input gradient with stride 1 is a forward pass with the filters turned round.
+template <DType dtype>
+void launch_backward_input(const Problem& problem, const Plan& plan, const Tensors& tensors,
+                           cudaStream_t stream) {
+  if (by_phases(problem)) {
+    launch_scatter<dtype>(problem, plan, tensors, stream);
+  } else {
+    launch_convolve<dtype>(problem, plan, tensors, stream);
+  }
 }
 
 }  // namespace dwconv::tile

@@ -139,14 +139,8 @@ __global__ void __launch_bounds__(kThreads)
   extern __shared__ __align__(16) unsigned char memory[];
   const Matrices& m = p.m;
   std::int64_t index = blockIdx.x;
-  const auto split = [&index](const Divisor& by) {
-    const std::int64_t quotient = by.quotient(index);
-    const auto rest = static_cast<int>(index - quotient * by.value());
-    index = quotient;
-    return rest;
-  };
-  const int first_column = split(p.column_tiles) * p.tile.columns;
-  const int first_row = split(p.row_tiles) * p.tile.rows;
+  const int first_column = static_cast<int>(p.column_tiles.remainder(index)) * p.tile.columns;
+  const int first_row = static_cast<int>(p.row_tiles.remainder(index)) * p.tile.rows;
   const std::int64_t first_matrix = index * p.tile.matrices;
   const auto matrices =
       static_cast<int>(min(std::int64_t{p.tile.matrices}, m.count - first_matrix));

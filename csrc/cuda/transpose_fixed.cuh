@@ -3,7 +3,6 @@
 #pragma once
 
 #include <algorithm>
-#include <utility>
 
 #include "../transpose.h"
 #include "divide.cuh"
@@ -74,14 +73,8 @@ struct Place {
 
   __device__ Place(const Transposition& p, const Shape& shape) {
     std::int64_t matrix = blockIdx.x;
-    const auto split = [&matrix](const Divisor& by) {
-      const std::int64_t quotient = by.quotient(matrix);
-      const auto rest = static_cast<int>(matrix - quotient * by.value());
-      matrix = quotient;
-      return rest;
-    };
-    first_column = split(p.column_tiles) * shape.columns;
-    first_row = split(p.row_tiles) * shape.rows;
+    first_column = static_cast<int>(p.column_tiles.remainder(matrix)) * shape.columns;
+    first_row = static_cast<int>(p.row_tiles.remainder(matrix)) * shape.rows;
     rows = p.rows - first_row;
     columns = p.columns - first_column;
     before = matrix * p.rows * p.columns;
@@ -223,14 +216,16 @@ struct Task {
   void* result;
 };
 
+template <typename Word>
+using Kernel = void (*)(Transposition, const Word*, Word*);
+
 // A kernel for tiles of some shape, and whether matrices are well served by it.
 struct Words {
   using Word = std::uint32_t;
   static constexpr double kClearly = 1.3;  // more of a tile has to be filled than of those before
-  using Kernel = void (*)(Transposition, const Word*, Word*);
 
   template <int threads, int rows, int columns>
-  static Kernel kernel(const Matrices&) {
+  static Kernel<Word> kernel(const Matrices&) {
     return transpose_words<threads, rows, columns>;
   }
   // Pieces of few words are no better than single ones, unless they are whole rows or columns.
@@ -243,10 +238,9 @@ struct Words {
 struct Pairs {
   using Word = std::uint16_t;
   static constexpr double kClearly = 1.1;
-  using Kernel = void (*)(Transposition, const Word*, Word*);
 
   template <int threads, int rows, int columns>
-  static Kernel kernel(const Matrices& m) {
+  static Kernel<Word> kernel(const Matrices& m) {
     constexpr int row_pairs = rows / 2, column_pairs = columns / 2;
     if (m.columns % 2 == 0) {
       return m.rows % 2 == 0 ? transpose_pairs<threads, row_pairs, column_pairs, true, true>
@@ -266,6 +260,8 @@ struct Pairs {
 // The kernel whose tiles are filled best.
 template <typename Way>
 class Choice {
+  using Word = typename Way::Word;
+
  public:
   explicit Choice(const Task& task) : task_(task) {}
 
@@ -276,7 +272,6 @@ class Choice {
   }
   // Whether there is one: matrices may fill too little of any tile.
   bool launch(cudaStream_t stream) const {
-    using Word = typename Way::Word;
     if (kernel_ == nullptr) return false;
     const Transposition p(task_.m, shape_);
     kernel_<<<static_cast<unsigned>(p.tiles), threads_, 0, stream>>>(
@@ -300,7 +295,7 @@ class Choice {
   double enough_ = 0.5;
   Shape shape_{};
   int threads_ = 0;
-  typename Way::Kernel kernel_ = nullptr;
+  Kernel<Word> kernel_ = nullptr;
 };
 
 inline bool transpose_words(const Task& task, cudaStream_t stream) {

@@ -15,11 +15,7 @@ void launch<Pass::backward_input, DType::float16, Layout::nchw>(const Problem& p
                                                                 const Plan& plan,
                                                                 const Tensors& tensors,
                                                                 cudaStream_t stream) {
-  if (by_phases(problem)) {
-    launch_scatter<DType::float16>(problem, plan, tensors, stream);
-  } else {
-    launch_convolve<DType::float16>(problem, plan, tensors, stream);
-  }
+  launch_backward_input<DType::float16>(problem, plan, tensors, stream);
 }
 
 template <>
@@ -34,11 +30,7 @@ void launch<Pass::backward_input, DType::bfloat16, Layout::nchw>(const Problem& 
                                                                  const Plan& plan,
                                                                  const Tensors& tensors,
                                                                  cudaStream_t stream) {
-  if (by_phases(problem)) {
-    launch_scatter<DType::bfloat16>(problem, plan, tensors, stream);
-  } else {
-    launch_convolve<DType::bfloat16>(problem, plan, tensors, stream);
-  }
+  launch_backward_input<DType::bfloat16>(problem, plan, tensors, stream);
 }
 
 }  // namespace dwconv::tile

@@ -15,11 +15,7 @@ void launch<Pass::backward_input, DType::float32, Layout::nchw>(const Problem& p
                                                                 const Plan& plan,
                                                                 const Tensors& tensors,
                                                                 cudaStream_t stream) {
-  if (by_phases(problem)) {
-    launch_scatter<DType::float32>(problem, plan, tensors, stream);
-  } else {
-    launch_convolve<DType::float32>(problem, plan, tensors, stream);
-  }
+  launch_backward_input<DType::float32>(problem, plan, tensors, stream);
 }
 
 }  // namespace dwconv::tile
